@@ -1,0 +1,179 @@
+// Where an output pixel or frame reads its source: positions, taps and weights along one axis.
+// Torch-free: CPU kernels, CUDA kernels and the emulator include this file unchanged.
+//
+// Output i of `size` sits at begin + (i + 0.5) * scale, scale = length / size, and pixel j's centre at
+// j + 0.5. Only pixels that the box touches take part (torchvision: crop, then resize); of these, the
+// ones outside the frame have the value of its nearest edge pixel. Doubles, since any finite float32 is
+// a legal edge; clamped before they become integers.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "../common/host_device.h"
+#include "../views/view.h"
+
+namespace stor {
+
+STOR_HOST_DEVICE double clamp(double x, double low, double high) {
+  return x < low ? low : (x > high ? high : x);
+}
+
+// Source pixels first .. first + count - 1, all inside the frame.
+struct Taps {
+  int64_t first;
+  int64_t count;
+};
+
+// One axis of a box, resized to `size` outputs; the frame has `extent` pixels along it.
+struct ResampleAxis {
+  double begin, scale;
+  double low, high;  // pixels low .. high - 1 are the ones that the box touches
+  int64_t extent;
+  int64_t size;
+
+  STOR_HOST_DEVICE ResampleAxis(Interval box, int64_t axis_extent, int64_t axis_size)
+      : begin(box.begin),
+        scale(box.length() / static_cast<double>(axis_size)),
+        low(floor(box.begin)),
+        high(ceil(box.end)),
+        extent(axis_extent),
+        size(axis_size) {}
+
+  STOR_HOST_DEVICE double centre(int64_t i) const {
+    return begin + (static_cast<double>(i) + 0.5) * scale;
+  }
+  STOR_HOST_DEVICE int64_t inside(double pixel) const {
+    return static_cast<int64_t>(
+        clamp(clamp(pixel, low, high - 1.0), 0.0, static_cast<double>(extent - 1)));
+  }
+};
+
+// Two taps, as F.interpolate(mode="bilinear", align_corners=False) has them. weights: room for 2.
+STOR_HOST_DEVICE Taps bilinear_taps(const ResampleAxis& axis, int64_t i, float* weights) {
+  const double position = axis.centre(i) - 0.5;
+  const double below = floor(position);
+  const int64_t first = axis.inside(below), last = axis.inside(below + 1.0);
+  if (first == last) {
+    weights[0] = 1.0f;
+    return {first, 1};
+  }
+  weights[1] = static_cast<float>(position - below);
+  weights[0] = 1.0f - weights[1];
+  return {first, 2};
+}
+
+// The triangle filter of F.interpolate(antialias=True): one source pixel wide when it enlarges, `scale`
+// pixels when it shrinks.
+struct Triangle {
+  double centre, support;
+
+  STOR_HOST_DEVICE Triangle(const ResampleAxis& axis, int64_t i)
+      : centre(axis.centre(i)), support(axis.scale > 1.0 ? axis.scale : 1.0) {}
+
+  STOR_HOST_DEVICE double distance(double pixel) const { return pixel + 0.5 - centre; }
+  STOR_HOST_DEVICE double weight(double pixel) const {
+    const double height = 1.0 - fabs(distance(pixel)) / support;
+    return height > 0.0 ? height : 0.0;
+  }
+  // The weights of pixels m .. n, which lie within the support, in closed form: a box may reach so far
+  // outside the frame that a loop would never end.
+  STOR_HOST_DEVICE double sum(double m, double n) const {
+    const double turn = clamp(floor(centre - 0.5), m - 1.0, n);  // the last pixel left of the centre
+    const double left = turn - m + 1.0, right = n - turn;
+    const double reach_left = left * -(distance(m) + distance(turn)) / 2.0;
+    const double reach_right = right * (distance(turn + 1.0) + distance(n)) / 2.0;
+    return (left + right) - (reach_left + reach_right) / support;
+  }
+};
+
+STOR_HOST_DEVICE int64_t max_taps(const ResampleAxis& axis, bool antialias) {
+  if (!antialias) return 2;
+  const double widest = 2.0 * (axis.scale > 1.0 ? axis.scale : 1.0) + 2.0;
+  const double available = static_cast<double>(axis.extent);
+  return static_cast<int64_t>(widest < available ? widest : available);
+}
+
+// weights: room for max_taps(axis, true). They sum to 1.
+STOR_HOST_DEVICE Taps triangle_taps(const ResampleAxis& axis, int64_t i, float* weights) {
+  const Triangle triangle(axis, i);
+  const double first =
+      clamp(floor(triangle.centre - triangle.support + 0.5), axis.low, axis.high - 1.0);
+  const double last =
+      clamp(floor(triangle.centre + triangle.support + 0.5) - 1.0, first, axis.high - 1.0);
+  const Taps taps{axis.inside(first), axis.inside(last) - axis.inside(first) + 1};
+  if (taps.count == 1) {
+    weights[0] = 1.0f;
+    return taps;
+  }
+  const double total = triangle.sum(first, last);
+  for (int64_t tap = 0; tap < taps.count; ++tap) {
+    weights[tap] =
+        static_cast<float>(triangle.weight(static_cast<double>(taps.first + tap)) / total);
+  }
+  // The pixels past either edge of the frame repeat it: their weights are the edge pixel's as well.
+  const double left_edge = static_cast<double>(taps.first);
+  const double right_edge = static_cast<double>(taps.first + taps.count - 1);
+  if (first < left_edge) {
+    weights[0] = static_cast<float>(triangle.sum(first, left_edge) / total);
+  }
+  if (last > right_edge) {
+    weights[taps.count - 1] = static_cast<float>(triangle.sum(right_edge, last) / total);
+  }
+  return taps;
+}
+
+STOR_HOST_DEVICE Taps axis_taps(const ResampleAxis& axis, int64_t i, bool antialias, float* weights) {
+  return antialias ? triangle_taps(axis, i, weights) : bilinear_taps(axis, i, weights);
+}
+
+// The source frames of output frame t at start + t * stride: the nearest, floor(x + 0.5), or the two
+// around it. weights: room for 2.
+STOR_HOST_DEVICE Taps frame_taps(const View& view, int64_t t, int64_t num_frames, bool linear,
+                                 float* weights) {
+  const double last = static_cast<double>(num_frames - 1);
+  const double position =
+      static_cast<double>(view.start) + static_cast<double>(t) * static_cast<double>(view.stride);
+  weights[0] = 1.0f;
+  if (!linear) return {static_cast<int64_t>(clamp(floor(position + 0.5), 0.0, last)), 1};
+  const double inside = clamp(position, 0.0, last);
+  const double below = floor(inside);
+  if (below == inside) return {static_cast<int64_t>(below), 1};
+  weights[1] = static_cast<float>(inside - below);
+  weights[0] = 1.0f - weights[1];
+  return {static_cast<int64_t>(below), 2};
+}
+
+// Where the resized pixel (row, column) lies in the output after the flip and the rotation:
+// origin + row * per_row + column * per_column, counted in elements.
+struct Orientation {
+  int64_t origin, per_row, per_column;
+
+  // height, width: of the output; stride_y, stride_x: of its rows and columns.
+  STOR_HOST_DEVICE Orientation(const View& view, int64_t height, int64_t width, int64_t stride_y,
+                               int64_t stride_x) {
+    const int64_t bottom = (height - 1) * stride_y, right = (width - 1) * stride_x;
+    switch (view.rotation) {  // torch.rot90(k): counter-clockwise
+      case 0:
+        origin = 0, per_row = stride_y, per_column = stride_x;
+        break;
+      case 1:  // the left edge becomes the bottom
+        origin = bottom, per_row = stride_x, per_column = -stride_y;
+        break;
+      case 2:
+        origin = bottom + right, per_row = -stride_y, per_column = -stride_x;
+        break;
+      default:  // the left edge becomes the top
+        origin = right, per_row = -stride_x, per_column = stride_y;
+        break;
+    }
+    if (view.flip) {
+      const bool turned = view.rotation % 2 == 1;
+      const int64_t resized_width = turned ? height : width;
+      origin += (resized_width - 1) * per_column;
+      per_column = -per_column;
+    }
+  }
+};
+
+}  // namespace stor

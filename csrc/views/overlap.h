@@ -1,0 +1,28 @@
+// Overlap rates of two views, measured over the first: gamma_s and gamma_t of CSTP (arXiv 2112.08913).
+#pragma once
+
+#include "view.h"
+
+namespace stor {
+
+struct Overlap {
+  double spatial;
+  double temporal;
+  STOR_HOST_DEVICE double joint() const { return spatial * temporal; }
+};
+
+// |a n b| / |a|. Each axis is divided for itself, so that no area can overflow.
+STOR_HOST_DEVICE double shared_part(Interval a, Interval b) {
+  const double begin = a.begin > b.begin ? a.begin : b.begin;
+  const double end = a.end < b.end ? a.end : b.end;
+  return end > begin ? (end - begin) / a.length() : 0.0;
+}
+
+// Both views must be free of faults. Views of different videos share nothing.
+STOR_HOST_DEVICE Overlap measure_overlap(const View& a, const View& b, int64_t clip_frames) {
+  if (a.video != b.video) return {0.0, 0.0};
+  return {shared_part(a.columns(), b.columns()) * shared_part(a.rows(), b.rows()),
+          shared_part(a.frames(clip_frames), b.frames(clip_frames))};
+}
+
+}  // namespace stor

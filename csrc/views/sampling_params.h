@@ -1,0 +1,80 @@
+// Between the arguments of the sample_view_pairs op and the kernels' structs, for every device.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "sampling.h"
+#include "unpack.h"
+
+namespace stor {
+
+inline SamplingParams make_sampling_params(int64_t clip_frames, int64_t seed, int64_t epoch,
+                                           int64_t draw, const std::vector<double>& scale,
+                                           const std::vector<double>& ratio,
+                                           const std::vector<double>& strides,
+                                           const std::vector<double>& rates, bool rotate,
+                                           double flip) {
+  constexpr const char* kOp = "sample_view_pairs";
+  STOR_CHECK(clip_frames >= 1, kOp, ": clip_frames: expected at least 1, got ", clip_frames);
+  STOR_CHECK(epoch >= 0 && epoch <= std::numeric_limits<uint32_t>::max(), kOp,
+             ": epoch: expected 0 to 2^32 - 1, got ", epoch);
+  STOR_CHECK(draw >= 0 && draw < (int64_t{1} << 30), kOp, ": draw: expected 0 to 2^30 - 1, got ",
+             draw);
+  STOR_CHECK(scale.size() == 2, kOp, ": scale: expected (low, high), got ", scale.size(), " numbers");
+  STOR_CHECK(ratio.size() == 2, kOp, ": ratio: expected (low, high), got ", ratio.size(), " numbers");
+  const auto count_ok = [](size_t count) { return count >= 1 && count <= kMaxClasses; };
+  STOR_CHECK(count_ok(strides.size()), kOp, ": strides: expected 1 to ", kMaxClasses, " numbers, got ",
+             strides.size());
+  STOR_CHECK(count_ok(rates.size()), kOp, ": rates: expected 1 to ", kMaxClasses, " numbers, got ",
+             rates.size());
+
+  SamplingParams params{};
+  params.clip_frames = clip_frames;
+  params.seed = static_cast<uint64_t>(seed);
+  params.epoch = static_cast<uint32_t>(epoch);
+  params.draw = static_cast<uint32_t>(draw);
+  params.scale_min = scale[0];
+  params.scale_max = scale[1];
+  params.ratio_middle = std::sqrt(ratio[0] * ratio[1]);
+  params.log_ratio_span = std::log(ratio[1] / ratio[0]);
+  std::copy(strides.begin(), strides.end(), params.strides);
+  std::copy(rates.begin(), rates.end(), params.rates);
+  params.num_strides = static_cast<int>(strides.size());
+  params.num_rates = static_cast<int>(rates.size());
+  params.lowest_rate = *std::min_element(rates.begin(), rates.end());
+  params.flip = flip;
+  params.rotate = rotate;
+  return params;
+}
+
+// Owns contiguous columns of the videos to sample.
+class VideoColumns {
+ public:
+  VideoColumns(const Tensor& num_frames, const Tensor& heights, const Tensor& widths,
+               const Tensor& keys)
+      : columns_{column("num_frames", num_frames, num_frames), column("heights", heights, num_frames),
+                 column("widths", widths, num_frames), column("keys", keys, num_frames)} {
+    for (int i = 0; i < 4; ++i) data_[i] = columns_[i].const_data_ptr<int64_t>();
+  }
+
+  int64_t size() const { return columns_[0].size(0); }
+  VideoShape shape(int64_t row) const { return {data_[0][row], data_[1][row], data_[2][row]}; }
+  uint64_t key(int64_t row) const { return static_cast<uint64_t>(data_[3][row]); }
+
+ private:
+  static Tensor column(const char* argument, const Tensor& values, const Tensor& like) {
+    STOR_CHECK(values.scalar_type() == ScalarType::Long, "sample_view_pairs: ", argument,
+               ": expected dtype int64");
+    STOR_CHECK(values.dim() == 1 && values.size(0) == like.size(0), "sample_view_pairs: ", argument,
+               ": expected 1 dimension as long as num_frames");
+    return torch::stable::contiguous(values);
+  }
+
+  std::vector<Tensor> columns_;
+  const int64_t* data_[4];
+};
+
+}  // namespace stor

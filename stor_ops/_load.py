@@ -1,0 +1,64 @@
+"""Loads the compiled libraries, and says what to do where one is missing or broken.
+
+``import stor_ops`` never fails for want of a binary: the first call of an op does, with the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+_Fake = TypeVar("_Fake", bound=Callable[..., Any])
+
+CPU_LIBRARY = Path(__file__).with_name("_cpu.so")
+REMEDY = (
+    "rebuild it with `pip install --force-reinstall --no-deps stor_ops`, or in a checkout "
+    "`pip install --no-build-isolation -e .`; `python -m stor_ops.info` shows what is there"
+)
+
+
+def _load(library: Path) -> str | None:
+    """Return why ``library`` cannot be used, or None once its ops are registered."""
+    if not library.exists():
+        return f"{library.name} is not in {library.parent}: the package was not built here"
+    try:
+        torch.ops.load_library(library)
+    except OSError as error:
+        return f"{library.name} does not load under torch {torch.__version__}: {error}"
+    return None
+
+
+LOAD_ERROR = _load(CPU_LIBRARY)
+DEVICE_TYPES = frozenset({"cpu", "meta"})
+"""Device types that the loaded libraries have kernels for, and meta for shapes alone."""
+
+
+def require(op: str, device: torch.device) -> None:
+    """Raise unless ``op`` can run on ``device``.
+
+    Raises:
+        RuntimeError: there is no usable binary.
+        ValueError: the binary has no kernel for this kind of device.
+
+    """
+    if LOAD_ERROR is not None:
+        raise RuntimeError(f"{op}: the compiled library of stor_ops is unusable: {LOAD_ERROR}. {REMEDY}")
+    if device.type not in DEVICE_TYPES:
+        raise ValueError(
+            f"{op}: expected tensors on one of {sorted(DEVICE_TYPES)}, got {device}: "
+            "this build has no kernel for it (see `python -m stor_ops.info`)"
+        )
+
+
+def register_fake(op: str) -> Callable[[_Fake], _Fake]:
+    """Decorate the shape function of ``stor_ops::op``; without a binary there is nothing to register."""
+
+    def register(fake: _Fake) -> _Fake:
+        if LOAD_ERROR is None:
+            torch.library.register_fake(f"stor_ops::{op}", fake)
+        return fake
+
+    return register
