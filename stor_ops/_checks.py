@@ -138,7 +138,9 @@ def number(op: str, argument: str, value: object, low: float, high: float) -> fl
     if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymFloat)):
         raise TypeError(f"{op}: {argument}: expected a number, got {type(value).__name__}")
     if not (low <= value <= high and math.isfinite(value)):
-        raise ValueError(f"{op}: {argument}: expected a finite number in [{low}, {high}], got {value}")
+        raise ValueError(
+            f"{op}: {argument}: expected a finite number in [{low}, {high}], got {value}"
+        )
     return float(value)
 
 

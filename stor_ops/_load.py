@@ -36,8 +36,8 @@ DEVICE_TYPES = frozenset({"cpu", "meta"})
 """Device types that the loaded libraries have kernels for, and meta for shapes alone."""
 
 
-def require(op: str, device: torch.device) -> None:
-    """Raise unless ``op`` can run on ``device``.
+def require(op: str, device: torch.device | None = None) -> None:
+    """Raise unless ``op`` can run, on ``device`` if its kernels are compiled for one kind each.
 
     Raises:
         RuntimeError: there is no usable binary.
@@ -45,8 +45,10 @@ def require(op: str, device: torch.device) -> None:
 
     """
     if LOAD_ERROR is not None:
-        raise RuntimeError(f"{op}: the compiled library of stor_ops is unusable: {LOAD_ERROR}. {REMEDY}")
-    if device.type not in DEVICE_TYPES:
+        raise RuntimeError(
+            f"{op}: the compiled library of stor_ops is unusable: {LOAD_ERROR}. {REMEDY}"
+        )
+    if device is not None and device.type not in DEVICE_TYPES:
         raise ValueError(
             f"{op}: expected tensors on one of {sorted(DEVICE_TYPES)}, got {device}: "
             "this build has no kernel for it (see `python -m stor_ops.info`)"

@@ -127,7 +127,9 @@ def _range(name: str, bounds: Sequence[float], high: float) -> list[float]:
 
 
 @register_fake(_OP)
-def _fake(num_frames: Tensor, heights: Tensor, widths: Tensor, keys: Tensor, *_: object) -> list[Tensor]:
+def _fake(
+    num_frames: Tensor, heights: Tensor, widths: Tensor, keys: Tensor, *_: object
+) -> list[Tensor]:
     _check_columns(num_frames, heights, widths, keys)
     rows = num_frames.shape[0]
 

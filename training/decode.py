@@ -1,0 +1,503 @@
+"""Frame-exact reading of videos: frame i is the i-th picture that FFmpeg decodes, whatever is asked.
+
+Two decoders stand behind one interface. decord is faster, but on many kinds of file it returns other
+frames than asked for, without an error. "auto" uses it only where its frames are right:
+  - h264, hevc, vp8, vp9 or av1 in mp4, mov, mkv, webm or flv;
+  - no frame is cut or moved by an edit list;
+  - every key frame starts afresh: no open GOP, no intra refresh, no start in mid-group;
+  - no display rotation, no change of the frame size, no damage, one video track.
+All of this is read from the packets, which costs one pass without decoding (1 to 2 ms for a clip of
+10 s). PyAV reads everything else, and every file where decord is not installed or fails.
+
+Rotation: frames are returned as stored. A display matrix (videos of phones) is not applied.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import warnings
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Frames = npt.NDArray[np.uint8]
+Backend = Literal["auto", "decord", "pyav"]
+
+_MOV, _MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # FFmpeg's names of the demuxers
+_SEEKABLE = {_MOV, _MATROSKA}  # by PyAV: elsewhere time stamps or seek points are not reliable
+_EXACT_CONTAINERS = {*_SEEKABLE, "flv"}  # by decord
+_EXACT_CODECS = {"h264", "hevc", "vp8", "vp9", "av1"}
+_NEAR = 8  # packets: decoding on over so few is cheaper than seeking and filling the decoder again
+
+
+class VideoError(RuntimeError):
+    """A video, or the part of it that was asked for, cannot be read.
+
+    `path` names the file, `reason` says why; the library's own error is the cause.
+    """
+
+    # The default lets a DataLoader raise the error of a worker anew from its text alone.
+    def __init__(self, path: str, reason: str = "") -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}" if self.reason else self.path
+
+
+class VideoReader(Protocol):
+    """An open video. Sizes are pixels as stored; fps is the mean rate in 1/s, 0.0 if unknown."""
+
+    @property
+    def num_frames(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def fps(self) -> float: ...
+    @property
+    def backend(self) -> str: ...
+
+    def frames(self, indices: Sequence[int]) -> Frames:
+        """uint8 (len(indices), height, width, 3) RGB, in the order asked for.
+
+        Repeats are allowed and each distinct frame is decoded once. Ask for all frames of a clip
+        in one call: every call seeks anew. Raises IndexError for an index outside
+        [0, num_frames), VideoError for frames that are damaged, missing or of another size.
+        """
+        ...
+
+    def close(self) -> None: ...
+    def __enter__(self) -> VideoReader: ...
+    def __exit__(self, *error: object) -> None: ...
+
+
+def open_video(
+    path: str | os.PathLike[str], backend: Backend = "auto", threads: int = 1
+) -> VideoReader:
+    """Open a local video file; close the reader, or use it in a `with` statement.
+
+    Open it in the process that reads it (in the DataLoader's worker, not before): no decoder
+    survives a fork, so a reader refuses to be pickled and to be read in another process.
+
+    backend: "auto" is exact. "decord" or "pyav" is used as told, with a warning where decord is
+        known to return wrong frames on this file.
+    threads: of the decoder; 1 by default, because loaders run many workers.
+    Raises VideoError for a file that is missing, empty, damaged, of no video format, without video
+    or without frames; also for decord on MPEG-TS, where it never returns. ImportError without
+    PyAV, or without decord where it is told.
+    """
+    if backend not in ("auto", "decord", "pyav"):
+        raise ValueError(f"open_video: backend must be auto, decord or pyav, got {backend!r}")
+    if threads < 1:
+        raise ValueError(f"open_video: threads must be at least 1, got {threads}")
+    scan = _scan(os.path.abspath(os.fspath(path)))  # absolute: a name like "a:b" is no protocol
+    wrong = _why_not_decord(scan)
+    if backend == "decord":
+        if scan.container == "mpegts":
+            raise VideoError(scan.path, "decord never returns on MPEG-TS; use another backend")
+        if wrong:
+            text = f"{scan.path}: decord is known to return wrong frames here: {wrong}"
+            warnings.warn(text, stacklevel=2)
+        return _DecordReader(scan, threads, fallback=False)
+    if backend == "auto" and not wrong:
+        try:
+            return _DecordReader(scan, threads, fallback=True)
+        except (ImportError, VideoError):
+            pass  # not installed, or a codec that its own FFmpeg lacks: PyAV reads it
+    return _PyAVReader(scan, threads)
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What one pass over the packets tells. A packet's order is its place in the file."""
+
+    path: str
+    container: str
+    codec: str
+    fps: float
+    height: int
+    width: int
+    rotation: int  # degrees
+    shown: list[tuple[int, int]]  # (pts, order) of each frame that is shown, by time
+    keys: list[tuple[int, int]]  # (order, pts) of key frames, by order
+    expected: int  # frames that the index of a mov or mp4 promises
+    last_dts: int
+    timed: bool  # every packet has a time stamp of its own
+    edited: bool  # frames cut, or read in another order than they lie in the file
+    refreshed: bool  # every key frame starts afresh, nothing after it refers to before it
+    steady: bool  # one frame size
+    damaged: bool
+    tracks: int
+
+    @property
+    def sound_start(self) -> bool:
+        """The first packet is a key frame, and no frame shown before it follows it."""
+        return bool(self.keys) and self.keys[0][0] == 0 and self.keys[0][1] <= self.shown[0][0]
+
+
+def _why_not_decord(scan: _Scan) -> str:
+    """Why decord is not exact on this file; empty where it is."""
+    reasons = {
+        f"{scan.codec} in {scan.container}": scan.container not in _EXACT_CONTAINERS
+        or scan.codec not in _EXACT_CODECS,
+        "an edit list": scan.edited,
+        "missing or repeated time stamps": not scan.timed,
+        "open GOP, intra refresh or a start in mid-group": not scan.refreshed,
+        "rotated for display": scan.rotation != 0,
+        "the frame size changes": not scan.steady,
+        "truncated or damaged": scan.damaged or scan.expected > len(scan.shown),
+        "several video tracks": scan.tracks > 1,
+    }
+    return ", ".join(reason for reason, holds in reasons.items() if holds)
+
+
+def _open(path: str, threads: int) -> tuple[Any, Any]:
+    """PyAV's container and its video stream. PyAV is silent by default: no log level to set."""
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("reading videos needs PyAV: pip install av") from error
+    if not os.path.isfile(path):
+        raise VideoError(path, "a directory" if os.path.isdir(path) else "no such file")
+    if os.path.getsize(path) == 0:
+        raise VideoError(path, "the file is empty")
+    try:
+        # A playlist that poses as a video must not make FFmpeg fetch anything.
+        options = {"protocol_whitelist": "file"}
+        container = av.open(path, options=options, metadata_errors="replace")
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise VideoError(path, "not a video that FFmpeg can read") from error
+    stream: Any = container.streams.best("video")
+    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+        container.close()
+        raise VideoError(path, "no video track")
+    # FFmpeg renders plain text as a film of a terminal.
+    if stream.codec_context is None or container.format.name == "tty":
+        container.close()
+        raise VideoError(path, f"not a video, or no decoder for it ({container.format.name})")
+    stream.codec_context.thread_count = threads
+    return container, stream
+
+
+def _scan(path: str) -> _Scan:
+    """Read all packets, decode only until the first frame."""
+    container, stream = _open(path, 1)
+    try:
+        codec: str = stream.codec_context.codec.canonical_name
+        extradata: bytes = stream.codec_context.extradata or b""
+        frame: Any = None
+        stamps: list[int | None] = []
+        shown: list[tuple[int, int]] = []
+        keys: list[tuple[int, int]] = []
+        layouts: set[bytes] = set()
+        last_dts = last_key = last_pos = -(2**63)
+        refreshed, edited, damaged = True, False, False
+        for packet in container.demux(stream):
+            if frame is None:
+                frame = next(iter(packet.decode()), None)
+            if not packet.size:
+                continue  # the end, where the decoder gives out what it holds
+            order, pts = len(stamps), packet.pts
+            stamps.append(pts)
+            stamp = order if pts is None else pts
+            if packet.is_keyframe:
+                keys.append((order, stamp))
+                fresh, layout = _key_frame(codec, bytes(packet), extradata)
+                layouts.add(layout)
+                refreshed, last_key = refreshed and fresh, stamp
+            # Frames shown before their key frame may need the group before it: an open GOP.
+            refreshed = refreshed and bool(keys) and stamp >= last_key
+            hidden = codec == "vp8" and not memoryview(packet)[0] & 16  # updates references only
+            edited = edited or packet.is_discard or hidden
+            if container.format.name == _MOV and packet.pos is not None:
+                edited = edited or packet.pos <= last_pos
+                last_pos = packet.pos
+            if not (packet.is_discard or hidden):
+                shown.append((stamp, order))
+            damaged = damaged or packet.is_corrupt
+            last_dts = last_dts if packet.dts is None else packet.dts
+        if frame is None or not shown:
+            raise VideoError(path, "no frames")
+        expected = 0
+        if container.format.name == _MOV:
+            expected = sum(not entry.is_discard for entry in stream.index_entries)
+        return _Scan(
+            path=path,
+            container=container.format.name,
+            codec=codec,
+            fps=float(stream.average_rate or stream.guessed_rate or 0),
+            height=frame.height,
+            width=frame.width,
+            rotation=frame.rotation,
+            shown=sorted(shown),
+            keys=keys,
+            expected=expected,
+            last_dts=last_dts,
+            timed=None not in stamps and len(set(stamps)) == len(stamps),
+            edited=edited,
+            refreshed=refreshed,
+            steady=len(layouts) <= 1,
+            damaged=damaged,
+            tracks=len(container.streams.video),
+        )
+    except (ValueError, OSError, EOFError) as error:  # what FFmpeg's errors derive from
+        raise VideoError(path, "damaged, no frame can be decoded") from error
+    finally:
+        container.close()
+
+
+def _key_frame(codec: str, data: bytes, extradata: bytes) -> tuple[bool, bytes]:
+    """Of a key frame's packet: does decoding start afresh here, and what fixes the frame size."""
+    if codec == "vp8":
+        return True, data[3:10]  # start code, width, height
+    if codec == "vp9":
+        return True, data[1:9]  # sync code, colour, width, height
+    if codec == "av1":
+        return True, data[: 2 + data[1]] if data[0] == 0x0A else b""  # the sequence header
+    at = {"h264": 4, "hevc": 21}.get(codec, len(extradata))
+    if at >= len(extradata) or extradata[0] != 1:
+        return False, b""  # another codec, or no length-prefixed NAL units
+    prefix, start, fresh, layout = (extradata[at] & 3) + 1, 0, False, b""
+    while start + prefix < len(data):
+        begin = start + prefix
+        start = begin + int.from_bytes(data[start:begin], "big")
+        kind = data[begin] & 31 if codec == "h264" else data[begin] >> 1 & 63
+        # An IDR picture; in HEVC any random access point, its leading pictures are seen by time.
+        fresh = fresh or (kind == 5 if codec == "h264" else 16 <= kind <= 21)
+        # A sequence parameter set other than the one in the header may change the size.
+        if kind == (7 if codec == "h264" else 33) and data[begin:start] not in extradata:
+            layout += data[begin:start]
+    return fresh, layout
+
+
+class _Reader(ABC):
+    """What both backends share: the checks, and each distinct frame read once."""
+
+    backend: str
+
+    def __init__(self, scan: _Scan, num_frames: int) -> None:
+        self._path, self._pid, self._closed = scan.path, os.getpid(), False
+        self.num_frames, self.fps = num_frames, scan.fps
+        self.height, self.width = scan.height, scan.width
+
+    def frames(self, indices: Sequence[int]) -> Frames:
+        if self._closed:
+            raise VideoError(self._path, "the reader is closed")
+        if os.getpid() != self._pid:
+            raise VideoError(self._path, "opened in another process; open it in the worker")
+        asked = [operator.index(index) for index in indices]
+        for index in asked:
+            if not 0 <= index < self.num_frames:
+                raise IndexError(f"{self._path}: no frame {index}, it has {self.num_frames} frames")
+        distinct = sorted(set(asked))
+        if not distinct:
+            return np.empty((0, self.height, self.width, 3), np.uint8)
+        pictures = self._read(distinct)
+        if asked == distinct:
+            return pictures
+        row = {index: number for number, index in enumerate(distinct)}
+        return pictures[[row[index] for index in asked]]
+
+    @abstractmethod
+    def _read(self, wanted: list[int]) -> Frames:
+        """The frames of these rising indices."""
+
+    @abstractmethod
+    def _release(self) -> None: ...
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a reader of {self._path} cannot be pickled; open it in the worker")
+
+
+class _PyAVReader(_Reader):
+    """Seeks where the time stamps are known to tell the frame, else decodes from the start."""
+
+    backend = "pyav"
+
+    def __init__(self, scan: _Scan, threads: int) -> None:
+        super().__init__(scan, max(scan.expected, len(scan.shown)))
+        self._threads = threads
+        self._container, self._stream = _open(scan.path, threads)
+        self._readable = self.num_frames
+        self._seeks = (
+            scan.container in _SEEKABLE
+            and scan.codec in _EXACT_CODECS
+            and scan.timed
+            and scan.sound_start
+        )
+        if self._seeks:
+            self._pts = [pts for pts, _ in scan.shown]
+            self._order = [order for _, order in scan.shown]
+            self._keys = scan.keys
+            if scan.expected > len(scan.shown):
+                # Truncated. A packet that is missing is shown no earlier than it would be decoded,
+                # so up to the last time of decoding no frame is missing in between.
+                self._readable = bisect_right(self._pts, scan.last_dts)
+        else:
+            self._count()
+
+    def _count(self) -> None:
+        """Number the frames as FFmpeg does: those that come out, with damaged packets skipped."""
+        number, sound = 0, True
+        for frame in self._decode(None, skip_damaged=True):
+            sound = sound and frame is not None and not frame.is_corrupt
+            number += frame is not None
+            if sound:
+                self._readable = number
+        self.num_frames = number
+        if not number:
+            self.close()
+            raise VideoError(self._path, "no frames")
+
+    def _read(self, wanted: list[int]) -> Frames:
+        if wanted[-1] >= self._readable:
+            reason = f"truncated or damaged from frame {self._readable} of {self.num_frames} on"
+            raise VideoError(self._path, reason)
+        out = np.empty((len(wanted), self.height, self.width, 3), np.uint8)
+        if not self._seeks:
+            row = 0
+            pictures = (frame for frame in self._decode(None, skip_damaged=True) if frame)
+            for number, frame in enumerate(pictures):
+                if number == wanted[row]:
+                    self._store(frame, out, row)
+                    row += 1
+                    if row == len(wanted):
+                        return out
+            raise VideoError(self._path, f"frame {wanted[row]} cannot be decoded")
+        left = {self._pts[index]: row for row, index in enumerate(wanted)}
+        while left:
+            target, index = next(iter(left)), wanted[-len(left)]
+            self._collect(self._key_before(index), left, wanted, out)
+            if target in left:  # the seek point was none
+                self._collect(None, left, wanted, out)
+            if target in left:
+                raise VideoError(self._path, f"frame {index} cannot be decoded")
+        return out
+
+    def _key_before(self, index: int) -> int:
+        """The last key frame that is both decoded and shown before a frame: its place in _keys.
+
+        A key frame decoded before but shown after it is of no use, the frame then refers to the
+        group before (open GOP).
+        """
+        key = bisect_right(self._keys, self._order[index], key=operator.itemgetter(0)) - 1
+        while key > 0 and self._keys[key][1] > self._pts[index]:
+            key -= 1
+        return key
+
+    def _collect(self, key: int | None, left: dict[int, int], wanted: list[int], out: Frames) -> None:
+        """Decode from a key frame (None: the start) and move the frames left to read into out.
+
+        Returns early where seeking again is cheaper, or a frame that should have come did not.
+        """
+        for frame in self._decode(key):
+            if frame.pts in left:
+                if frame.is_corrupt:
+                    raise VideoError(self._path, f"damaged at time stamp {frame.pts}")
+                self._store(frame, out, left.pop(frame.pts))
+                if not left:
+                    return
+                ahead = self._key_before(wanted[-len(left)])
+                here = bisect_right(self._pts, frame.pts) - 1
+                if key is not None and self._keys[ahead][0] > self._order[here] + _NEAR:
+                    return
+            elif key is not None and frame.pts is not None and frame.pts > next(iter(left)):
+                return
+
+    def _decode(self, key: int | None, skip_damaged: bool = False) -> Iterator[Any]:
+        """Frames from a key frame on; nothing if the file does not lead there; None for damage."""
+        import av
+
+        try:
+            if key is None:
+                # Opening anew: seeking to the start of a program stream may miss its first frames.
+                self._container.close()
+                self._container, self._stream = _open(self._path, self._threads)
+            else:
+                self._container.seek(self._keys[key][1], stream=self._stream)
+            for number, packet in enumerate(self._container.demux(self._stream)):
+                if number == 0 and key is not None and packet.pts != self._keys[key][1]:
+                    return
+                try:
+                    yield from packet.decode()
+                except av.FFmpegError:
+                    if not skip_damaged:
+                        raise
+                    yield None
+        except (av.FFmpegError, UnicodeDecodeError) as error:
+            raise VideoError(self._path, f"damaged: {error}") from error
+
+    def _store(self, frame: Any, out: Frames, row: int) -> None:
+        if (frame.height, frame.width) != (self.height, self.width):
+            sizes = f"{self.width}x{self.height} to {frame.width}x{frame.height}"
+            raise VideoError(self._path, f"the frame size changes from {sizes}")
+        out[row] = frame.to_ndarray(format="rgb24")
+
+    def _release(self) -> None:
+        self._container.close()
+
+
+class _DecordReader(_Reader):
+    """decord 0.6, or decord2, which installs the same module."""
+
+    backend = "decord"
+
+    def __init__(self, scan: _Scan, threads: int, fallback: bool) -> None:
+        try:
+            import decord
+        except ImportError as error:
+            raise ImportError("backend 'decord' needs: pip install decord") from error
+        # Its own FFmpeg's level; nothing else in the process logs through it.
+        decord.logging.set_level(decord.logging.ERROR)
+        try:
+            self._handle = decord.VideoReader(scan.path, ctx=decord.cpu(0), num_threads=threads)
+            super().__init__(scan, len(self._handle))
+            if scan.rotation:  # decord turns the frames, so their size may be the other way round
+                self.height, self.width = self._handle[0].shape[:2]
+        except Exception as error:  # DECORDError, RuntimeError or AssertionError
+            raise VideoError(scan.path, "decord cannot open it") from error
+        self._scan, self._threads, self._fallback = scan, threads, fallback
+        self._other: _PyAVReader | None = None
+        if fallback and self.num_frames != len(scan.shown):
+            raise VideoError(scan.path, "decord counts other frames than the file holds")
+
+    def _read(self, wanted: list[int]) -> Frames:
+        if self._other is None:
+            try:
+                batch = self._handle.get_batch(wanted)
+                # A tensor instead of decord's array if someone has set decord's bridge.
+                pictures: Frames = batch.asnumpy() if hasattr(batch, "asnumpy") else batch.numpy()
+                if pictures.shape == (len(wanted), self.height, self.width, 3):
+                    return pictures
+                raise VideoError(self._path, f"decord returned the shape {pictures.shape}")
+            except Exception as error:
+                if not self._fallback:
+                    raise VideoError(self._path, "decord cannot decode the frames") from error
+            # decord2 refuses some frame widths; a damaged file gets its error from PyAV.
+            self._other = _PyAVReader(self._scan, self._threads)
+            self.backend = self._other.backend
+        return self._other._read(wanted)
+
+    def _release(self) -> None:
+        self._handle = None
+        if self._other is not None:
+            self._other.close()
