@@ -88,7 +88,8 @@ def multi_positive_info_nce(
         keys = _distributed.gather_rows(keys, group)
         keys_id = None if keys_id is None else _distributed.gather_rows(keys_id, group)
     if not isinstance(temperature, Tensor):
-        temperature = torch.full((), temperature, dtype=torch.float32, device=query.device)
+        dtype = _info_nce_chunked.accumulator(query, keys)
+        temperature = torch.full((), temperature, dtype=dtype, device=query.device)
 
     rows, _, _, has_positive = torch.ops.stor_ops.info_nce(
         query,

@@ -180,7 +180,9 @@ def write_audio(path: Path | str, *, seconds: float = 0.5) -> Path:
     return Path(path)
 
 
-def remux(source: Path | str, target: Path | str, *, skip: int = 0, container: str | None = None) -> Path:
+def remux(
+    source: Path | str, target: Path | str, *, skip: int = 0, container: str | None = None
+) -> Path:
     """Copy the video packets but the first `skip`, without encoding anew (a stream copy)."""
     import av
 

@@ -1,15 +1,16 @@
-"""Frame-exact reading of videos: frame i is the i-th picture that FFmpeg decodes, whatever is asked.
+"""Frame-exact reading of videos: frame i is the i-th picture that FFmpeg decodes from the file.
 
-Two decoders stand behind one interface. decord is faster, but on many kinds of file it returns other
-frames than asked for, without an error. "auto" uses it only where its frames are right:
+Two decoders stand behind one interface. decord is faster, but on many files it returns frames
+other than asked for, without an error. "auto" uses it only where its frames are right:
   - h264, hevc, vp8, vp9 or av1 in mp4, mov, mkv, webm or flv;
   - no frame is cut or moved by an edit list;
   - every key frame starts afresh: no open GOP, no intra refresh, no start in mid-group;
   - no display rotation, no change of the frame size, no damage, one video track.
-All of this is read from the packets, which costs one pass without decoding (1 to 2 ms for a clip of
-10 s). PyAV reads everything else, and every file where decord is not installed or fails.
+All of this is read from the packets in one pass, of which only the first frame is decoded (2 ms for
+a clip of 10 s). PyAV reads all else, and every file where decord is not installed or fails.
 
-Rotation: frames are returned as stored. A display matrix (videos of phones) is not applied.
+Frames are returned as stored: a display matrix (videos of phones) is not applied. Where a container
+has no table of its frames (all but mp4 and mov), a truncated file is a shorter video.
 """
 
 from __future__ import annotations
@@ -29,9 +30,8 @@ import numpy.typing as npt
 Frames = npt.NDArray[np.uint8]
 Backend = Literal["auto", "decord", "pyav"]
 
-_MOV, _MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # FFmpeg's names of the demuxers
-_SEEKABLE = {_MOV, _MATROSKA}  # by PyAV: elsewhere time stamps or seek points are not reliable
-_EXACT_CONTAINERS = {*_SEEKABLE, "flv"}  # by decord
+_MOV = "mov,mp4,m4a,3gp,3g2,mj2"  # FFmpeg's names of the demuxers
+_SEEKABLE = {_MOV, "matroska,webm"}  # by PyAV: elsewhere time stamps do not tell the frame
 _EXACT_CODECS = {"h264", "hevc", "vp8", "vp9", "av1"}
 _NEAR = 8  # packets: decoding on over so few is cheaper than seeking and filling the decoder again
 
@@ -99,64 +99,19 @@ def open_video(
     if threads < 1:
         raise ValueError(f"open_video: threads must be at least 1, got {threads}")
     scan = _scan(os.path.abspath(os.fspath(path)))  # absolute: a name like "a:b" is no protocol
-    wrong = _why_not_decord(scan)
     if backend == "decord":
         if scan.container == "mpegts":
             raise VideoError(scan.path, "decord never returns on MPEG-TS; use another backend")
-        if wrong:
-            text = f"{scan.path}: decord is known to return wrong frames here: {wrong}"
+        if scan.faults:
+            text = f"{scan.path}: decord is known to return wrong frames here: {scan.faults}"
             warnings.warn(text, stacklevel=2)
         return _DecordReader(scan, threads, fallback=False)
-    if backend == "auto" and not wrong:
+    if backend == "auto" and not scan.faults:
         try:
             return _DecordReader(scan, threads, fallback=True)
         except (ImportError, VideoError):
             pass  # not installed, or a codec that its own FFmpeg lacks: PyAV reads it
     return _PyAVReader(scan, threads)
-
-
-@dataclass(frozen=True)
-class _Scan:
-    """What one pass over the packets tells. A packet's order is its place in the file."""
-
-    path: str
-    container: str
-    codec: str
-    fps: float
-    height: int
-    width: int
-    rotation: int  # degrees
-    shown: list[tuple[int, int]]  # (pts, order) of each frame that is shown, by time
-    keys: list[tuple[int, int]]  # (order, pts) of key frames, by order
-    expected: int  # frames that the index of a mov or mp4 promises
-    last_dts: int
-    timed: bool  # every packet has a time stamp of its own
-    edited: bool  # frames cut, or read in another order than they lie in the file
-    refreshed: bool  # every key frame starts afresh, nothing after it refers to before it
-    steady: bool  # one frame size
-    damaged: bool
-    tracks: int
-
-    @property
-    def sound_start(self) -> bool:
-        """The first packet is a key frame, and no frame shown before it follows it."""
-        return bool(self.keys) and self.keys[0][0] == 0 and self.keys[0][1] <= self.shown[0][0]
-
-
-def _why_not_decord(scan: _Scan) -> str:
-    """Why decord is not exact on this file; empty where it is."""
-    reasons = {
-        f"{scan.codec} in {scan.container}": scan.container not in _EXACT_CONTAINERS
-        or scan.codec not in _EXACT_CODECS,
-        "an edit list": scan.edited,
-        "missing or repeated time stamps": not scan.timed,
-        "open GOP, intra refresh or a start in mid-group": not scan.refreshed,
-        "rotated for display": scan.rotation != 0,
-        "the frame size changes": not scan.steady,
-        "truncated or damaged": scan.damaged or scan.expected > len(scan.shown),
-        "several video tracks": scan.tracks > 1,
-    }
-    return ", ".join(reason for reason, holds in reasons.items() if holds)
 
 
 def _open(path: str, threads: int) -> tuple[Any, Any]:
@@ -173,24 +128,48 @@ def _open(path: str, threads: int) -> tuple[Any, Any]:
         # A playlist that poses as a video must not make FFmpeg fetch anything.
         options = {"protocol_whitelist": "file"}
         container = av.open(path, options=options, metadata_errors="replace")
-    except (av.FFmpegError, ValueError, OSError) as error:
+    except (av.FFmpegError, OSError) as error:
         raise VideoError(path, "not a video that FFmpeg can read") from error
     stream: Any = container.streams.best("video")
+    reason = ""
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+        reason = "no video track"
+    elif stream.codec_context is None or container.format.name == "tty":
+        # FFmpeg renders plain text as a film of a terminal, "tty".
+        reason = f"no video, or no decoder for it ({container.format.name})"
+    if reason:
         container.close()
-        raise VideoError(path, "no video track")
-    # FFmpeg renders plain text as a film of a terminal.
-    if stream.codec_context is None or container.format.name == "tty":
-        container.close()
-        raise VideoError(path, f"not a video, or no decoder for it ({container.format.name})")
+        raise VideoError(path, reason)
     stream.codec_context.thread_count = threads
+    stream.codec_context.thread_type = "AUTO"
     return container, stream
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What one pass over the packets tells. A packet's order is its place in the file."""
+
+    path: str
+    container: str
+    height: int
+    width: int
+    fps: float
+    rotation: int  # degrees
+    shown: list[tuple[int, int]]  # (pts, order) of each frame that is shown, by time
+    keys: list[tuple[int, int]]  # (order, pts) of key frames, by order
+    num_frames: int  # that the packets, or the index of an mp4, promise
+    readable: int  # of these, up to where a truncated mp4 ends
+    seeks: bool  # PyAV finds frames by time stamp; else only by decoding from the start
+    faults: str  # why decord is not exact here; empty where it is
 
 
 def _scan(path: str) -> _Scan:
     """Read all packets, decode only until the first frame."""
     container, stream = _open(path, 1)
+    import av
+
     try:
+        kind: str = container.format.name
         codec: str = stream.codec_context.codec.canonical_name
         extradata: bytes = stream.codec_context.extradata or b""
         frame: Any = None
@@ -198,57 +177,66 @@ def _scan(path: str) -> _Scan:
         shown: list[tuple[int, int]] = []
         keys: list[tuple[int, int]] = []
         layouts: set[bytes] = set()
-        last_dts = last_key = last_pos = -(2**63)
-        refreshed, edited, damaged = True, False, False
+        fresh, edited, damaged = True, False, False
+        last_dts = last_pos = -1
         for packet in container.demux(stream):
             if frame is None:
                 frame = next(iter(packet.decode()), None)
             if not packet.size:
                 continue  # the end, where the decoder gives out what it holds
-            order, pts = len(stamps), packet.pts
-            stamps.append(pts)
-            stamp = order if pts is None else pts
+            order, stamp = len(stamps), len(stamps) if packet.pts is None else packet.pts
+            stamps.append(packet.pts)
             if packet.is_keyframe:
                 keys.append((order, stamp))
-                fresh, layout = _key_frame(codec, bytes(packet), extradata)
+                alone, layout = _key_frame(codec, bytes(packet), extradata)
+                fresh = fresh and alone
                 layouts.add(layout)
-                refreshed, last_key = refreshed and fresh, stamp
-            # Frames shown before their key frame may need the group before it: an open GOP.
-            refreshed = refreshed and bool(keys) and stamp >= last_key
-            hidden = codec == "vp8" and not memoryview(packet)[0] & 16  # updates references only
-            edited = edited or packet.is_discard or hidden
-            if container.format.name == _MOV and packet.pos is not None:
-                edited = edited or packet.pos <= last_pos
-                last_pos = packet.pos
-            if not (packet.is_discard or hidden):
+            # A frame shown before its key frame may need the group before that one: an open GOP.
+            fresh = fresh and bool(keys) and stamp >= keys[-1][1]
+            cut = packet.is_discard or (codec == "vp8" and not memoryview(packet)[0] & 16)
+            if not cut:  # neither by an edit list nor, in VP8, a mere reference for others
                 shown.append((stamp, order))
+            edited = edited or cut or (kind == _MOV and packet.pos <= last_pos)
             damaged = damaged or packet.is_corrupt
+            last_pos = packet.pos
             last_dts = last_dts if packet.dts is None else packet.dts
         if frame is None or not shown:
             raise VideoError(path, "no frames")
-        expected = 0
-        if container.format.name == _MOV:
-            expected = sum(not entry.is_discard for entry in stream.index_entries)
+        shown.sort()
+        promised = sum(not entry.is_discard for entry in stream.index_entries)
+        num_frames = readable = len(shown)
+        if kind == _MOV and promised > num_frames:
+            # Truncated. A packet that is missing is shown no earlier than it would be decoded, so
+            # up to the last time of decoding no frame is missing in between.
+            num_frames, readable = promised, bisect_right(shown, (last_dts, len(stamps)))
+        timed = None not in stamps and len(set(stamps)) == len(stamps)
+        faults = {
+            f"{codec} in {kind}": kind not in {*_SEEKABLE, "flv"} or codec not in _EXACT_CODECS,
+            "frames cut or moved by an edit list": edited,
+            "missing or repeated time stamps": not timed,
+            "open GOP, intra refresh or a start in mid-group": not fresh,
+            "rotated for display": frame.rotation != 0,
+            "the frame size changes": len(layouts) > 1,
+            "truncated or damaged": damaged or readable < num_frames,
+            "several video tracks": len(container.streams.video) > 1,
+        }
+        # From a start in mid-group not every packet gives a frame.
+        whole = bool(keys) and keys[0][0] == 0 and keys[0][1] <= shown[0][0]
         return _Scan(
             path=path,
-            container=container.format.name,
-            codec=codec,
-            fps=float(stream.average_rate or stream.guessed_rate or 0),
+            container=kind,
             height=frame.height,
             width=frame.width,
+            fps=float(stream.average_rate or stream.guessed_rate or 0),
             rotation=frame.rotation,
-            shown=sorted(shown),
+            shown=shown,
             keys=keys,
-            expected=expected,
-            last_dts=last_dts,
-            timed=None not in stamps and len(set(stamps)) == len(stamps),
-            edited=edited,
-            refreshed=refreshed,
-            steady=len(layouts) <= 1,
-            damaged=damaged,
-            tracks=len(container.streams.video),
+            num_frames=num_frames,
+            readable=readable,
+            seeks=kind in _SEEKABLE and codec in _EXACT_CODECS and timed and whole,
+            faults=", ".join(fault for fault, holds in faults.items() if holds),
         )
-    except (ValueError, OSError, EOFError) as error:  # what FFmpeg's errors derive from
+    except av.FFmpegError as error:
         raise VideoError(path, "damaged, no frame can be decoded") from error
     finally:
         container.close()
@@ -334,25 +322,13 @@ class _PyAVReader(_Reader):
     backend = "pyav"
 
     def __init__(self, scan: _Scan, threads: int) -> None:
-        super().__init__(scan, max(scan.expected, len(scan.shown)))
-        self._threads = threads
+        super().__init__(scan, scan.num_frames)
+        self._threads, self._readable, self._seeks = threads, scan.readable, scan.seeks
+        self._keys = scan.keys
+        self._pts = [pts for pts, _ in scan.shown]
+        self._order = [order for _, order in scan.shown]
         self._container, self._stream = _open(scan.path, threads)
-        self._readable = self.num_frames
-        self._seeks = (
-            scan.container in _SEEKABLE
-            and scan.codec in _EXACT_CODECS
-            and scan.timed
-            and scan.sound_start
-        )
-        if self._seeks:
-            self._pts = [pts for pts, _ in scan.shown]
-            self._order = [order for _, order in scan.shown]
-            self._keys = scan.keys
-            if scan.expected > len(scan.shown):
-                # Truncated. A packet that is missing is shown no earlier than it would be decoded,
-                # so up to the last time of decoding no frame is missing in between.
-                self._readable = bisect_right(self._pts, scan.last_dts)
-        else:
+        if not self._seeks:
             self._count()
 
     def _count(self) -> None:
@@ -404,7 +380,9 @@ class _PyAVReader(_Reader):
             key -= 1
         return key
 
-    def _collect(self, key: int | None, left: dict[int, int], wanted: list[int], out: Frames) -> None:
+    def _collect(
+        self, key: int | None, left: dict[int, int], wanted: list[int], out: Frames
+    ) -> None:
         """Decode from a key frame (None: the start) and move the frames left to read into out.
 
         Returns early where seeking again is cheaper, or a frame that should have come did not.
@@ -443,7 +421,7 @@ class _PyAVReader(_Reader):
                     if not skip_damaged:
                         raise
                     yield None
-        except (av.FFmpegError, UnicodeDecodeError) as error:
+        except av.FFmpegError as error:
             raise VideoError(self._path, f"damaged: {error}") from error
 
     def _store(self, frame: Any, out: Frames, row: int) -> None:

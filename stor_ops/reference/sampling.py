@@ -80,6 +80,11 @@ def _floor_to_grid(x: Tensor) -> Tensor:
     return torch.floor(x * _GRID) / _GRID
 
 
+def _sqrt(x: Tensor) -> Tensor:
+    # torch.sqrt may be off by the last bit on doubles; the kernels' is correctly rounded.
+    return x.clone().apply_(math.sqrt)
+
+
 def _exp(x: Tensor) -> Tensor:
     total = torch.ones_like(x)
     for k in range(24, 0, -1):
@@ -88,10 +93,10 @@ def _exp(x: Tensor) -> Tensor:
 
 
 def _largest_feasible_scale(p_over_q: Tensor, lowest_rate: float) -> Tensor:
-    root = p_over_q.sqrt()
+    root = _sqrt(p_over_q)
     inverse = 1.0 / root
     m = root + inverse
-    apart = m - (m * m - 4.0 + lowest_rate).clamp(min=0.0).sqrt()
+    apart = m - _sqrt((m * m - 4.0 + lowest_rate).clamp(min=0.0))
     t = torch.maximum(apart, torch.maximum(root, inverse))
     return 1.0 / (t * t)
 
@@ -132,8 +137,8 @@ def _draw_boxes(
     low, high = feasible.clamp(max=scale[0]), feasible.clamp(max=scale[1])
     area = low + draws.uniform("scale") * (high - low)
     size = {
-        "x": torch.minimum(extent["x"] * (area * p_over_q).sqrt(), extent["x"]),
-        "y": torch.minimum(extent["y"] * (area / p_over_q).sqrt(), extent["y"]),
+        "x": torch.minimum(extent["x"] * _sqrt(area * p_over_q), extent["x"]),
+        "y": torch.minimum(extent["y"] * _sqrt(area / p_over_q), extent["y"]),
     }
     size = {axis: _floor_to_grid(length).clamp(min=1 / _GRID) for axis, length in size.items()}
 
