@@ -10,16 +10,16 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 
-def _shard_sizes(rows: int, device: torch.device, group: ProcessGroup) -> list[int]:
-    sizes = torch.zeros(dist.get_world_size(group), dtype=torch.int64, device=device)
-    sizes[dist.get_rank(group)] = rows
+def shard_sizes(rows: Tensor, group: ProcessGroup) -> list[int]:
+    """Return how many rows each rank holds; one collective and one look at its result."""
+    sizes = torch.zeros(dist.get_world_size(group), dtype=torch.int64, device=rows.device)
+    sizes[dist.get_rank(group)] = rows.shape[0]
     dist.all_reduce(sizes, group=group)
     return [int(size) for size in sizes.tolist()]
 
 
-def first_row(rows: Tensor, group: ProcessGroup) -> int:
+def first_row(sizes: list[int], group: ProcessGroup) -> int:
     """Position of this rank's first row among the rows of all ranks, in rank order."""
-    sizes = _shard_sizes(rows.shape[0], rows.device, group)
     return sum(sizes[: dist.get_rank(group)])
 
 
@@ -27,8 +27,7 @@ class _GatherRows(torch.autograd.Function):
     """All ranks' rows, in rank order; the gradient of a row is summed over ranks at its owner."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, group: ProcessGroup) -> Tensor:
-        sizes = _shard_sizes(rows.shape[0], rows.device, group)
+    def forward(ctx: Any, rows: Tensor, sizes: list[int], group: ProcessGroup) -> Tensor:
         # Collectives want one shape: shards are padded to the largest and cut again.
         padded = rows.new_zeros((max(sizes), *rows.shape[1:]))
         padded[: rows.shape[0]] = rows
@@ -38,21 +37,22 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat([shard[:size] for shard, size in zip(shards, sizes, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         grad = grad.contiguous()
         dist.all_reduce(grad, group=ctx.group)
-        return grad.split(ctx.sizes)[dist.get_rank(ctx.group)], None
+        return grad.split(ctx.sizes)[dist.get_rank(ctx.group)], None, None
 
 
-def gather_rows(rows: Tensor, group: ProcessGroup) -> Tensor:
+def gather_rows(rows: Tensor, sizes: list[int], group: ProcessGroup) -> Tensor:
     """Return the rows of all ranks in rank order, with gradient to their owners.
 
     Args:
         rows: (n, ...), n may differ from rank to rank.
+        sizes: n of every rank, from `shard_sizes`.
         group: the ranks that take part; all must call.
 
     """
-    gathered: Tensor = _GatherRows.apply(rows, group)
+    gathered: Tensor = _GatherRows.apply(rows, sizes, group)
     return gathered
 
 
@@ -69,4 +69,4 @@ def reduce_loss(total: Tensor, count: Tensor, reduction: str, group: ProcessGrou
         dist.all_reduce(count, group=group)
         count = count.clamp(min=1)
         value, local = value / count, local / count
-    return local + (value - local.detach())
+    return value + (local - local.detach())  # the value to the last bit, the gradient of local

@@ -76,6 +76,8 @@ def _positives(problem: _Problem, rows: slice, own: Tensor | None) -> tuple[Tens
         weight = ((identity == problem.key_id) & (identity >= 0)).to(dtype)
         return (weight if own is None else weight.scatter_(1, own, 0.0)), None
     index = problem.positive_index[rows]
+    if num_keys == 0:  # there is no column that a padded index could be clamped to
+        return problem.query.new_zeros((index.shape[0], 0)), None
     present = (index >= 0) & (index < num_keys)
     if own is not None:
         present &= index != own

@@ -220,10 +220,14 @@ def _check_options(
         raise ValueError(
             f"{op}: dtype: expected a floating point dtype with mean or std, got {dtype}"
         )
-    means = None if mean is None else _checks.numbers(op, "mean", mean, count=channels)
-    stds = None if std is None else _checks.numbers(op, "std", std, count=channels)
-    if stds is not None and not all(value > 0 for value in stds):
-        raise ValueError(f"{op}: std: expected numbers above 0, got {tuple(stds)}")
+    means, stds = None, None
+    float32 = torch.finfo(torch.float32)  # what the kernels compute in
+    if mean is not None:
+        means = _checks.numbers(
+            op, "mean", mean, count=channels, low=-float32.max, high=float32.max
+        )
+    if std is not None:
+        stds = _checks.numbers(op, "std", std, count=channels, low=float32.tiny, high=float32.max)
     if temporal not in ("nearest", "linear"):
         raise ValueError(f'{op}: temporal: expected "nearest" or "linear", got {temporal!r}')
     if memory_format not in (torch.contiguous_format, torch.channels_last_3d):
@@ -246,8 +250,12 @@ def _check_color(op: str, name: str, color: Tensor | None, rows: int, video: Ten
 def _empty_clips(
     video: Tensor, rows: int, size: Sequence[int], dtype: torch.dtype, channels_last: bool
 ) -> Tensor:
-    clips = video.new_empty((rows, video.shape[-1], *size), dtype=dtype)
-    return clips.contiguous(memory_format=torch.channels_last_3d) if channels_last else clips
+    return torch.empty(
+        (rows, video.shape[-1], *size),
+        dtype=dtype,
+        device=video.device,
+        memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format,
+    )
 
 
 def _check_op_options(

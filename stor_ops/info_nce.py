@@ -83,10 +83,10 @@ def multi_positive_info_nce(
     if group is not None:
         from . import _distributed
 
-        first_row = _distributed.first_row(keys, group)
-        self_offset = first_row if key is None else -1
-        keys = _distributed.gather_rows(keys, group)
-        keys_id = None if keys_id is None else _distributed.gather_rows(keys_id, group)
+        sizes = _distributed.shard_sizes(keys, group)
+        self_offset = _distributed.first_row(sizes, group) if key is None else -1
+        keys = _distributed.gather_rows(keys, sizes, group)
+        keys_id = None if keys_id is None else _distributed.gather_rows(keys_id, sizes, group)
     if not isinstance(temperature, Tensor):
         dtype = _info_nce_chunked.accumulator(query, keys)
         temperature = torch.full((), temperature, dtype=dtype, device=query.device)

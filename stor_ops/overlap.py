@@ -9,6 +9,8 @@ from . import _checks
 from ._load import register_fake, require
 from .views import OverlapRate, Views
 
+_MAX_INT64 = 2**63 - 1
+
 
 def overlap_rate(first: Views, second: Views, *, clip_frames: int) -> OverlapRate:
     """Measure what part of each first view its second view shares, in source coordinates.
@@ -36,7 +38,7 @@ def overlap_rate(first: Views, second: Views, *, clip_frames: int) -> OverlapRat
     op = "overlap_rate"
     first_fields = _checks.views(op, "first", first)
     second_fields = _checks.views(op, "second", second, size=len(first), device=first.device)
-    _checks.integer(op, "clip_frames", clip_frames, 1)
+    _checks.integer(op, "clip_frames", clip_frames, 1, _MAX_INT64)
     require(op, first.device)
     return OverlapRate(*torch.ops.stor_ops.overlap_rate(first_fields, second_fields, clip_frames))
 
@@ -60,7 +62,7 @@ def pairwise_overlap_rate(first: Views, second: Views, *, clip_frames: int) -> O
     op = "pairwise_overlap_rate"
     first_fields = _checks.views(op, "first", first)
     second_fields = _checks.views(op, "second", second, device=first.device)
-    _checks.integer(op, "clip_frames", clip_frames, 1)
+    _checks.integer(op, "clip_frames", clip_frames, 1, _MAX_INT64)
     require(op, first.device)
     return OverlapRate(
         *torch.ops.stor_ops.pairwise_overlap_rate(first_fields, second_fields, clip_frames)
@@ -93,13 +95,14 @@ def overlap_positives(
     """
     op = "overlap_positives"
     _checks.views(op, "views", views)
-    _checks.integer(op, "clip_frames", clip_frames, 1)
+    _checks.integer(op, "clip_frames", clip_frames, 1, _MAX_INT64)
+    require(op, views.device)
+    _refuse_faulty_rows(op, views, clip_frames)
     rows = len(views)
     if max_positives is None:
         counts = torch.unique(views.video, return_counts=True)[1]
         max_positives = int(counts.max()) - 1 if rows else 0
-    _checks.integer(op, "max_positives", max_positives, 0)
-    require(op, views.device)
+    _checks.integer(op, "max_positives", max_positives, 0, 2**31 - 1)
 
     # Sorted by video, the views of one video are neighbours: the candidates of a view are those of its
     # group, in order, with the view itself left out.
@@ -119,6 +122,16 @@ def overlap_positives(
         views[own.reshape(-1)], views[other.reshape(-1)], clip_frames=clip_frames
     ).joint.reshape(index.shape)
     return index, torch.where(present, joint, 0.0)
+
+
+def _refuse_faulty_rows(op: str, views: Views, clip_frames: int) -> None:
+    """Name a bad view by its own row, where the kernel would name the row of a pair."""
+    if views.device.type != "cpu":  # elsewhere a bad view gives NaN, and no launch should be wasted
+        return
+    try:
+        overlap_rate(views, views, clip_frames=clip_frames)
+    except ValueError as error:
+        raise ValueError(str(error).replace("overlap_rate: first", f"{op}: views", 1)) from None
 
 
 @register_fake("overlap_rate")

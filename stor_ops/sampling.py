@@ -13,6 +13,7 @@ from .views import ViewPairs, Views
 
 _OP = "sample_view_pairs"
 _MAX_CLASSES = 32  # kMaxClasses in csrc/views/sampling.h
+_MAX_EXTENT = 2**24  # kMaxExtent in csrc/views/sampling.h
 
 
 def sample_view_pairs(
@@ -43,11 +44,11 @@ def sample_view_pairs(
     size alone: the same bits on every device, in any batch, worker or rank.
 
     Args:
-        num_frames: int64 (B,), frames of each video, at least 1.
-        heights: int64 (B,), in pixels, at least 1.
-        widths: int64 (B,), in pixels, at least 1.
+        num_frames: int64 (B,), frames of each video, 1 to 2**24.
+        heights: int64 (B,), in pixels, 1 to 2**24.
+        widths: int64 (B,), in pixels, 1 to 2**24.
         keys: int64 (B,), a stable id of each video.
-        clip_frames: frames of a clip.
+        clip_frames: frames of a clip, 1 to 2**24.
         seed: any 64-bit integer.
         epoch: 0 to 2**32 - 1.
         scale: least and greatest area of a box over that of the frame; where a part of the range is not
@@ -65,14 +66,14 @@ def sample_view_pairs(
 
     Raises:
         TypeError: an argument has another type or dtype.
-        ValueError: an argument has another shape or device or is out of range; on the CPU also a video
-            without frames or pixels, named by its row (on CUDA its views hold NaN).
+        ValueError: an argument has another shape or device or is out of range; on the CPU also the
+            size of a video, named by its row (on CUDA its views hold NaN).
 
     Source: CSTP (arXiv 2112.08913), section 3; the random numbers are Philox 4x32-10.
 
     """
     _check_columns(num_frames, heights, widths, keys)
-    _checks.integer(_OP, "clip_frames", clip_frames, 1)
+    _checks.integer(_OP, "clip_frames", clip_frames, 1, _MAX_EXTENT)
     _checks.integer(_OP, "seed", seed, -(2**63), 2**63 - 1)
     _checks.integer(_OP, "epoch", epoch, 0, 2**32 - 1)
     _checks.integer(_OP, "draw", draw, 0, 2**30 - 1)
@@ -83,7 +84,9 @@ def sample_view_pairs(
     for name, classes in (("strides", stride_list), ("rates", rate_list)):
         if len(classes) > _MAX_CLASSES:
             raise ValueError(f"{_OP}: {name}: expected at most {_MAX_CLASSES}, got {len(classes)}")
-    _checks.number(_OP, "flip", flip, 0.0, 1.0)
+    if not isinstance(rotate, bool):
+        raise TypeError(f"{_OP}: rotate: expected a bool, got {type(rotate).__name__}")
+    flip = _checks.number(_OP, "flip", flip, 0.0, 1.0)
     require(_OP, num_frames.device)
 
     fields = torch.ops.stor_ops.sample_view_pairs(
@@ -99,8 +102,8 @@ def sample_view_pairs(
         ratios,
         stride_list,
         rate_list,
-        bool(rotate),
-        float(flip),
+        rotate,
+        flip,
     )
     return ViewPairs(Views(*fields[:6]), Views(*fields[6:12]), *fields[12:])
 

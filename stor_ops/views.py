@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,7 +26,12 @@ class _TensorStruct:
 
     def __getitem__(self: _Struct, index: int | slice | Tensor | Sequence[int]) -> _Struct:
         """Return a struct of the chosen rows; an integer gives a struct of one row."""
-        if isinstance(index, int):
+        if isinstance(index, Tensor):
+            index = torch.atleast_1d(index)
+        elif isinstance(index, tuple):
+            index = list(index)
+        elif isinstance(index, SupportsIndex) and getattr(index, "ndim", 0) == 0:
+            index = operator.index(index)
             if not -len(self) <= index < len(self):
                 raise IndexError(f"{type(self).__name__}: row {index} of {len(self)}")
             index = slice(index, index + 1 or None)
@@ -47,7 +53,9 @@ class _TensorStruct:
 
     @classmethod
     def cat(cls: type[_Struct], parts: Sequence[_Struct]) -> _Struct:
-        """Concatenate the rows of ``parts``."""
+        """Concatenate the rows of ``parts``, at least one."""
+        if not parts:
+            raise ValueError(f"{cls.__name__}.cat: parts: expected at least 1, got none")
         columns = []
         for field in fields(cls):  # type: ignore[arg-type]
             column = [getattr(part, field.name) for part in parts]
@@ -56,7 +64,7 @@ class _TensorStruct:
         return cls(*columns)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Views(_TensorStruct):
     """N views, each one clip of one video of a batch.
 
@@ -117,7 +125,7 @@ class Views(_TensorStruct):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ViewPairs(_TensorStruct):
     """Two views of each of B videos, and the classes that a network is to predict from them.
 

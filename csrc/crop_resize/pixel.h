@@ -23,9 +23,11 @@ struct Normalisation {
 struct PixelTransform {
   float matrix[kMaxChannels][kMaxChannels];
   float offset[kMaxChannels];
+  bool mixes;  // channels; without, a NaN or infinity in one must not reach the others as 0 * NaN
 
   // color: the view's 3 x 4 matrix, row-major, or null.
-  STOR_HOST_DEVICE PixelTransform(const Normalisation& norm, const float* color) {
+  STOR_HOST_DEVICE PixelTransform(const Normalisation& norm, const float* color)
+      : mixes(color != nullptr) {
     const double range = static_cast<double>(norm.output_range) / norm.source_range;
     for (int out = 0; out < kMaxChannels; ++out) {
       for (int in = 0; in < kMaxChannels; ++in) {
@@ -39,6 +41,7 @@ struct PixelTransform {
   }
 
   STOR_HOST_DEVICE float apply(const float* pixel, int channels, int out) const {
+    if (!mixes) return offset[out] + matrix[out][out] * pixel[out];
     float value = offset[out];
     for (int in = 0; in < channels; ++in) value += matrix[out][in] * pixel[in];
     return value;

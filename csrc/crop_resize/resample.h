@@ -54,7 +54,7 @@ STOR_HOST_DEVICE Taps bilinear_taps(const ResampleAxis& axis, int64_t i, float* 
   const double position = axis.centre(i) - 0.5;
   const double below = floor(position);
   const int64_t first = axis.inside(below), last = axis.inside(below + 1.0);
-  if (first == last) {
+  if (first == last || position == below) {  // a weight of 0 would make NaN of an infinite pixel
     weights[0] = 1.0f;
     return {first, 1};
   }
@@ -100,7 +100,7 @@ STOR_HOST_DEVICE Taps triangle_taps(const ResampleAxis& axis, int64_t i, float* 
   const double first =
       clamp(floor(triangle.centre - triangle.support + 0.5), axis.low, axis.high - 1.0);
   const double last =
-      clamp(floor(triangle.centre + triangle.support + 0.5) - 1.0, first, axis.high - 1.0);
+      clamp(ceil(triangle.centre + triangle.support - 0.5) - 1.0, first, axis.high - 1.0);
   const Taps taps{axis.inside(first), axis.inside(last) - axis.inside(first) + 1};
   if (taps.count == 1) {
     weights[0] = 1.0f;

@@ -20,9 +20,8 @@ namespace stor {
 constexpr int kMaxClasses = 32;
 constexpr int64_t kIgnoredClass = -100;  // what cross_entropy ignores by default
 
-// Sizes and positions are multiples of this fraction of a pixel: float32 holds them exactly up to
-// 16384 pixels, so both boxes have the very same size and class 1.0 is measured as exactly 1.
-constexpr double kPixelGrid = 1.0 / 1024.0;
+// The longest video, frame side and clip: float32 holds every whole position in them.
+constexpr int64_t kMaxExtent = int64_t{1} << 24;
 
 struct SamplingParams {
   int64_t clip_frames;
@@ -30,7 +29,7 @@ struct SamplingParams {
   uint32_t epoch;
   uint32_t draw;
   double scale_min, scale_max;        // box area over frame area
-  double ratio_middle, log_ratio_span;  // box width over height: middle * exp([-span / 2, span / 2])
+  double ratio_low, ratio_span;       // box width over height: low * span^[0, 1)
   double strides[kMaxClasses];
   double rates[kMaxClasses];
   int num_strides, num_rates;
@@ -41,7 +40,10 @@ struct SamplingParams {
 
 struct VideoShape {
   int64_t frames, height, width;
-  STOR_HOST_DEVICE bool valid() const { return frames >= 1 && height >= 1 && width >= 1; }
+  STOR_HOST_DEVICE bool valid() const {
+    return frames >= 1 && frames <= kMaxExtent && height >= 1 && height <= kMaxExtent &&
+           width >= 1 && width <= kMaxExtent;
+  }
 };
 
 struct ViewPair {
@@ -68,9 +70,10 @@ class PairDraws {
     }
   }
 
+  STOR_HOST_DEVICE uint32_t word(Name name) const { return word_[name]; }
   // Uniform in [0, 1).
   STOR_HOST_DEVICE double uniform(Name name) const { return word_[name] * 0x1p-32; }
-  // Uniform over 0 .. count - 1.
+  // Uniform over 0 .. count - 1; count is at most 2^32.
   STOR_HOST_DEVICE int64_t below(Name name, int64_t count) const {
     return static_cast<int64_t>((word_[name] * static_cast<uint64_t>(count)) >> 32);
   }
@@ -82,13 +85,24 @@ class PairDraws {
 
 STOR_HOST_DEVICE double smaller(double a, double b) { return a < b ? a : b; }
 STOR_HOST_DEVICE double larger(double a, double b) { return a > b ? a : b; }
-STOR_HOST_DEVICE double floor_to_grid(double x) { return floor(x / kPixelGrid) * kPixelGrid; }
 
-// e^x by its Taylor polynomial: the maths libraries of host and device differ in the last bit.
-STOR_HOST_DEVICE double portable_exp(double x) {
-  double sum = 1.0;
-  for (int k = 24; k >= 1; --k) sum = 1.0 + x * sum / k;
-  return sum;
+// Sizes and positions along an axis are multiples of this many pixels, a power of two: float32 holds
+// them exactly, so both boxes have the very same size and class 1.0 is measured as exactly 1.
+STOR_HOST_DEVICE double pixel_grid(double extent) {
+  double grid = 1.0 / 1024.0;
+  while (extent > grid * kMaxExtent) grid *= 2.0;
+  return grid;
+}
+STOR_HOST_DEVICE double floor_to(double grid, double x) { return floor(x / grid) * grid; }
+
+// base^(fraction / 2^32), bit by bit: the exp and log of two maths libraries differ in the last bit.
+STOR_HOST_DEVICE double portable_power(double base, uint32_t fraction) {
+  double power = 1.0;
+  for (int bit = 31; bit >= 0; --bit) {
+    base = sqrt(base);
+    if ((fraction >> bit) & 1u) power *= base;
+  }
+  return power;
 }
 
 // The largest box area, as a fraction of the frame, from which two boxes inside the frame can still be
@@ -118,10 +132,12 @@ STOR_HOST_DEVICE Shift draw_shift(double rate, double max_along, double max_acro
   return {along, smaller(larger(across, 0.0), max_across)};
 }
 
-// One axis of both boxes: `size` long, `shift` apart (on the grid), anywhere inside the frame.
+// One axis of both boxes: `size` long, `shift` apart (rounded to the grid), anywhere inside the frame.
 STOR_HOST_DEVICE void place(double extent, double size, double shift, bool swap, double uniform,
                             int axis, ViewPair& pair) {
-  const double lower = floor_to_grid(uniform * (extent - size - shift));
+  const double grid = pixel_grid(extent);
+  shift = smaller(floor_to(grid, shift + grid / 2), extent - size);
+  const double lower = floor_to(grid, uniform * (extent - size - shift));
   const double first = swap ? lower + shift : lower;
   const double second = swap ? lower : lower + shift;
   pair.first.box[axis] = static_cast<float>(first);
@@ -130,40 +146,39 @@ STOR_HOST_DEVICE void place(double extent, double size, double shift, bool swap,
   pair.second.box[axis + 2] = static_cast<float>(second + size);
 }
 
+// `part` of the frame's side, down to the grid but never nothing.
+STOR_HOST_DEVICE double box_side(double extent, double part) {
+  const double grid = pixel_grid(extent);
+  return larger(floor_to(grid, smaller(extent * part, extent)), grid);
+}
+
 STOR_HOST_DEVICE void draw_boxes(const SamplingParams& params, const VideoShape& shape,
                                  const PairDraws& draws, ViewPair& pair) {
   const double frame_width = static_cast<double>(shape.width);
   const double frame_height = static_cast<double>(shape.height);
 
   const double ratio =
-      params.ratio_middle *
-      portable_exp((draws.uniform(PairDraws::kRatio) - 0.5) * params.log_ratio_span);
+      params.ratio_low * portable_power(params.ratio_span, draws.word(PairDraws::kRatio));
   const double p_over_q = ratio * frame_height / frame_width;
   const double feasible = largest_feasible_scale(p_over_q, params.lowest_rate);
   const double scale_low = smaller(params.scale_min, feasible);
   const double scale_high = smaller(params.scale_max, feasible);
   const double scale = scale_low + draws.uniform(PairDraws::kScale) * (scale_high - scale_low);
-  const double width = larger(
-      floor_to_grid(smaller(frame_width * sqrt(scale * p_over_q), frame_width)), kPixelGrid);
-  const double height = larger(
-      floor_to_grid(smaller(frame_height * sqrt(scale / p_over_q), frame_height)), kPixelGrid);
+  const double width = box_side(frame_width, sqrt(scale * p_over_q));
+  const double height = box_side(frame_height, sqrt(scale / p_over_q));
 
   pair.spatial_class = draws.below(PairDraws::kSpatialClass, params.num_rates);
   const double rate = params.rates[pair.spatial_class];
-  const double room_x = frame_width - width;
-  const double room_y = frame_height - height;
-  const double max_x = smaller(room_x / width, 1.0);
-  const double max_y = smaller(room_y / height, 1.0);
+  const double max_x = smaller((frame_width - width) / width, 1.0);
+  const double max_y = smaller((frame_height - height) / height, 1.0);
   // Either axis may be the one that is drawn freely, so that neither is preferred.
   const bool draw_x = draws.direction(0);
   const Shift shift = draw_shift(rate, draw_x ? max_x : max_y, draw_x ? max_y : max_x,
                                  draws.uniform(PairDraws::kShift));
   const double shift_x = (draw_x ? shift.along : shift.across) * width;
   const double shift_y = (draw_x ? shift.across : shift.along) * height;
-  place(frame_width, width, smaller(floor_to_grid(shift_x + kPixelGrid / 2), room_x),
-        draws.direction(1), draws.uniform(PairDraws::kLeft), 0, pair);
-  place(frame_height, height, smaller(floor_to_grid(shift_y + kPixelGrid / 2), room_y),
-        draws.direction(2), draws.uniform(PairDraws::kTop), 1, pair);
+  place(frame_width, width, shift_x, draws.direction(1), draws.uniform(PairDraws::kLeft), 0, pair);
+  place(frame_height, height, shift_y, draws.direction(2), draws.uniform(PairDraws::kTop), 1, pair);
 }
 
 // Strides under which a span of `steps` frames lies inside the video: how many, and which one is n-th.

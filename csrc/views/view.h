@@ -28,10 +28,6 @@ struct View {
 
   STOR_HOST_DEVICE Interval columns() const { return {box[0], box[2]}; }
   STOR_HOST_DEVICE Interval rows() const { return {box[1], box[3]}; }
-  STOR_HOST_DEVICE Interval frames(int64_t clip_frames) const {
-    const double first = start;
-    return {first, first + static_cast<double>(clip_frames) * static_cast<double>(stride)};
-  }
 };
 
 // What makes a row of a Views unusable. A kernel that meets one must not guess.

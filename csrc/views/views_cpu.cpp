@@ -40,8 +40,8 @@ std::vector<Tensor> sample_view_pairs_cpu(const Tensor& num_frames, const Tensor
   for (int64_t row = 0; row < rows; ++row) {
     const VideoShape shape = videos.shape(row);
     STOR_CHECK(shape.valid(), "sample_view_pairs: row ", row,
-               ": expected num_frames, height and width of at least 1, got ", shape.frames, ", ",
-               shape.height, " and ", shape.width);
+               ": expected num_frames, height and width of 1 to ", kMaxExtent, ", got ", shape.frames,
+               ", ", shape.height, " and ", shape.width);
   }
 
   std::vector<Tensor> result = new_views(num_frames, rows);
@@ -99,6 +99,7 @@ std::tuple<Tensor, Tensor, Tensor> overlap_rate_cpu(std::vector<Tensor> first_fi
   const UnpackedViews first_views(kOp, "first", first_fields);
   const UnpackedViews second_views(kOp, "second", second_fields);
   const ViewTable first = first_views.table(), second = second_views.table();
+  STOR_CHECK(clip_frames >= 1, kOp, ": clip_frames: expected at least 1, got ", clip_frames);
   STOR_CHECK(first.size == second.size, kOp, ": second: expected ", first.size,
              " views as in first, got ", second.size);
   check_views(kOp, "first", first, -1);
@@ -117,6 +118,7 @@ std::tuple<Tensor, Tensor, Tensor> pairwise_overlap_rate_cpu(std::vector<Tensor>
   const UnpackedViews first_views(kOp, "first", first_fields);
   const UnpackedViews second_views(kOp, "second", second_fields);
   const ViewTable first = first_views.table(), second = second_views.table();
+  STOR_CHECK(clip_frames >= 1, kOp, ": clip_frames: expected at least 1, got ", clip_frames);
   check_views(kOp, "first", first, -1);
   check_views(kOp, "second", second, -1);
   const OverlapTensors result(first_fields[0], {first.size, second.size});

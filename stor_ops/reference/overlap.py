@@ -22,11 +22,11 @@ def overlap_rate(
         for axis in (0, 1)
     ]
     spatial = torch.where(same_video, shared[0] * shared[1], 0.0)
-    (begin_a, end_a), (begin_b, end_b) = (
-        (view.start.to(dtype), view.start.to(dtype) + clip_frames * view.stride.to(dtype))
-        for view in (first, second)
-    )
-    temporal = torch.where(same_video, _shared_part(begin_a, end_a, begin_b, end_b), 0.0)
+    # Times are counted from the first view's start: rounding then cannot swallow a short clip.
+    length_a, length_b = (clip_frames * view.stride.to(dtype) for view in (first, second))
+    later = second.start.to(dtype) - first.start.to(dtype)
+    shared_time = _shared_part(torch.zeros_like(length_a), length_a, later, later + length_b)
+    temporal = torch.where(same_video, shared_time, 0.0)
     return OverlapRate(spatial, temporal, spatial * temporal)
 
 

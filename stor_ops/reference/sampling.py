@@ -16,7 +16,6 @@ from torch import Tensor
 from ..views import ViewPairs, Views
 
 _WORD = 0xFFFFFFFF
-_GRID = 1024.0  # sizes and positions are multiples of 1 / 1024 pixel
 
 # The random words of one pair, in the order of PairDraws in csrc/views/sampling.h.
 _WORDS = (
@@ -76,8 +75,16 @@ class _Draws:
         return (self.words["directions"] >> bit) & 1 == 1
 
 
-def _floor_to_grid(x: Tensor) -> Tensor:
-    return torch.floor(x * _GRID) / _GRID
+def _pixel_grid(extent: Tensor) -> Tensor:
+    """1 / 1024, or the next power of two of which float32 holds all multiples up to ``extent``."""
+    grid = torch.full_like(extent, 1 / 1024)
+    while (coarser := extent > grid * 2**24).any():
+        grid = torch.where(coarser, 2 * grid, grid)
+    return grid
+
+
+def _floor_to(grid: Tensor, x: Tensor) -> Tensor:
+    return torch.floor(x / grid) * grid
 
 
 def _sqrt(x: Tensor) -> Tensor:
@@ -85,11 +92,13 @@ def _sqrt(x: Tensor) -> Tensor:
     return x.clone().apply_(math.sqrt)
 
 
-def _exp(x: Tensor) -> Tensor:
-    total = torch.ones_like(x)
-    for k in range(24, 0, -1):
-        total = 1.0 + x * total / k
-    return total
+def _power(base: float, fraction: Tensor) -> Tensor:
+    """base^(fraction / 2^32)."""
+    power = torch.ones_like(fraction, dtype=torch.float64)
+    for bit in range(31, -1, -1):
+        base = math.sqrt(base)
+        power = torch.where((fraction >> bit) & 1 == 1, power * base, power)
+    return power
 
 
 def _largest_feasible_scale(p_over_q: Tensor, lowest_rate: float) -> Tensor:
@@ -116,8 +125,15 @@ def _place(
     extent: Tensor, size: Tensor, shift: Tensor, swap: Tensor, uniform: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Lower edges of both boxes along one axis."""
-    lower = _floor_to_grid(uniform * (extent - size - shift))
+    grid = _pixel_grid(extent)
+    shift = torch.minimum(_floor_to(grid, shift + grid / 2), extent - size)
+    lower = _floor_to(grid, uniform * (extent - size - shift))
     return torch.where(swap, lower + shift, lower), torch.where(swap, lower, lower + shift)
+
+
+def _box_side(extent: Tensor, part: Tensor) -> Tensor:
+    grid = _pixel_grid(extent)
+    return torch.maximum(_floor_to(grid, torch.minimum(extent * part, extent)), grid)
 
 
 def _draw_boxes(
@@ -130,22 +146,17 @@ def _draw_boxes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Spatial class and both boxes."""
     extent = {"x": widths.double(), "y": heights.double()}
-    span = math.log(ratio[1] / ratio[0])
-    drawn_ratio = math.sqrt(ratio[0] * ratio[1]) * _exp((draws.uniform("ratio") - 0.5) * span)
+    drawn_ratio = ratio[0] * _power(ratio[1] / ratio[0], draws.words["ratio"])
     p_over_q = drawn_ratio * extent["y"] / extent["x"]
     feasible = _largest_feasible_scale(p_over_q, min(rates))
     low, high = feasible.clamp(max=scale[0]), feasible.clamp(max=scale[1])
     area = low + draws.uniform("scale") * (high - low)
-    size = {
-        "x": torch.minimum(extent["x"] * _sqrt(area * p_over_q), extent["x"]),
-        "y": torch.minimum(extent["y"] * _sqrt(area / p_over_q), extent["y"]),
-    }
-    size = {axis: _floor_to_grid(length).clamp(min=1 / _GRID) for axis, length in size.items()}
+    part = {"x": _sqrt(area * p_over_q), "y": _sqrt(area / p_over_q)}
+    size = {axis: _box_side(extent[axis], part[axis]) for axis in extent}
 
     spatial_class = draws.below("spatial_class", len(rates))
     rate = torch.tensor(rates, dtype=torch.float64)[spatial_class]
-    room = {axis: extent[axis] - size[axis] for axis in size}
-    most = {axis: (room[axis] / size[axis]).clamp(max=1.0) for axis in size}
+    most = {axis: ((extent[axis] - size[axis]) / size[axis]).clamp(max=1.0) for axis in size}
     draw_x = draws.direction(0)
     along, across = _draw_shift(
         rate,
@@ -154,13 +165,16 @@ def _draw_boxes(
         draws.uniform("shift"),
     )
     edges = {}
-    for axis, part, bit, position in (
+    for axis, shift, bit, position in (
         ("x", torch.where(draw_x, along, across), 1, "left"),
         ("y", torch.where(draw_x, across, along), 2, "top"),
     ):
-        shift = torch.minimum(_floor_to_grid(part * size[axis] + 0.5 / _GRID), room[axis])
         edges[axis] = _place(
-            extent[axis], size[axis], shift, draws.direction(bit), draws.uniform(position)
+            extent[axis],
+            size[axis],
+            shift * size[axis],
+            draws.direction(bit),
+            draws.uniform(position),
         )
     first, second = (
         torch.stack(

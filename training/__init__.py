@@ -1,0 +1,1 @@
+"""Reference pretraining: spatio-temporal overlap rate prediction joined with contrastive learning."""

@@ -1,0 +1,315 @@
+"""From video files to ragged batches of uint8 frames with two views each.
+
+Workers sample the views, decode only the frames that both clips need, once each, and send them as they
+are; cropping, resizing and normalising happen later, on the training device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+import stor_ops
+from stor_ops import ViewPairs, Views
+
+from .config import Data
+from .decode import VideoError, open_video
+
+VIDEO_SUFFIXES = frozenset(
+    ".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ts .mts .webm .wmv .ogv .3gp".split()  # noqa: SIM905
+)
+
+
+class NoReadableVideoError(RuntimeError):
+    """Not one of the videos could be read."""
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A video and the stable id from which its random numbers are derived."""
+
+    path: str
+    name: str  # without the part that differs from machine to machine
+    key: int
+
+
+def list_videos(sources: Sequence[str]) -> list[VideoFile]:
+    """List the videos of folders, files and .txt lists, in an order that does not depend on the disk.
+
+    Args:
+        sources: folders, searched recursively by suffix; video files; .txt files with one path per line,
+            relative to the list.
+
+    Raises:
+        NoReadableVideoError: a source does not exist, or there is no video in any of them.
+
+    """
+    found: dict[str, str] = {}
+    for source in sources:
+        root = Path(source)
+        if root.is_dir():
+            for path in root.rglob("*"):
+                if path.suffix.lower() in VIDEO_SUFFIXES:
+                    found[(Path(root.resolve().name) / path.relative_to(root)).as_posix()] = str(
+                        path
+                    )
+        elif not root.exists():
+            raise NoReadableVideoError(f"data.videos: {source} does not exist")
+        elif root.suffix == ".txt":
+            for line in filter(None, map(str.strip, root.read_text().splitlines())):
+                found[line] = str(root.parent / line)
+        else:
+            found[root.name] = str(root)
+    if not found:
+        raise NoReadableVideoError(
+            f"data.videos: no video in {', '.join(sources) or 'an empty list'}"
+        )
+    return [VideoFile(found[name], name, _key(name)) for name in sorted(found)]
+
+
+def _key(name: str) -> int:
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One video's frames and views, or only the reasons why no video could be read."""
+
+    frames: Tensor | None  # uint8 (T, H, W, 3): what both clips need
+    pair: ViewPairs | None  # of one row, in units of `frames`
+    source: ViewPairs | None  # the same views, in units of the video
+    video: int  # index into the list of videos
+    broken: list[tuple[str, str]]  # name and reason of each video that was skipped on the way
+    decode_seconds: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B ragged videos and their pairs."""
+
+    videos: list[Tensor]  # uint8 (T_i, H_i, W_i, 3)
+    pairs: ViewPairs  # of B rows
+    source: ViewPairs
+    video: Tensor  # int64 (B,), index into the list of videos: views of equal index are positives
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    decode_seconds: float = 0.0
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy frames and views to ``device``, without waiting where the memory is pinned."""
+        return replace(
+            self,
+            videos=[video.to(device, non_blocking=True) for video in self.videos],
+            pairs=self.pairs.to(device, non_blocking=True),
+            video=self.video.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> Batch:
+        """Move what is copied to a device into page-locked memory; DataLoader calls this."""
+        return replace(
+            self,
+            videos=[video.pin_memory() for video in self.videos],
+            pairs=self.pairs.pin_memory(),
+            video=self.video.pin_memory(),
+        )
+
+
+def compact(pair: ViewPairs, num_frames: int, clip_frames: int) -> tuple[list[int], ViewPairs]:
+    """Find the frames that both clips of one video need, and the views in units of those frames.
+
+    Both views have one stride and are whole strides apart, so the frames form one regular grid.
+
+    Args:
+        pair: one row, as `stor_ops.sample_view_pairs` gives it.
+        num_frames: frames of the video.
+        clip_frames: frames of a clip.
+
+    Returns:
+        The indices to decode, without the repeats past the video's end, and the pair on them.
+
+    """
+    starts = torch.stack([pair.first.start, pair.second.start]).double()
+    stride = pair.first.stride.double()
+    begin = starts.min()
+    steps = clip_frames + int(((starts.max() - begin) / stride).round())
+    position = begin + torch.arange(steps, dtype=torch.float64) * stride
+    indices = (position + 0.5).floor().clamp(0, num_frames - 1).long().tolist()
+    while len(indices) > 1 and indices[-1] == indices[-2]:
+        indices.pop()
+
+    def shift(view: Views) -> Views:
+        start = ((view.start.double() - begin) / stride).float()
+        return replace(view, start=start, stride=torch.ones_like(view.stride))
+
+    return indices, replace(pair, first=shift(pair.first), second=shift(pair.second))
+
+
+class PairDataset(Dataset[Sample]):
+    """Samples and decodes one pair; an index is (epoch, item), and item counts videos times draws."""
+
+    def __init__(self, videos: Sequence[VideoFile], config: Data, seed: int) -> None:
+        self.videos = list(videos)
+        self.config = config
+        self.seed = seed
+        # Which video each worker is at, for the message if it never comes back.
+        self.current = torch.full((max(config.workers, 1),), -1).share_memory_()
+
+    def __len__(self) -> int:
+        """Return the number of pairs of an epoch."""
+        return len(self.videos) * self.config.draws
+
+    def __getitem__(self, index: tuple[int, int]) -> Sample:
+        """Return a pair of the indexed video or, if it cannot be read, of the next that can.
+
+        The replacement takes a draw of its own, so it never repeats a pair of the epoch. It depends on
+        the index alone: batches keep their size, and a resumed run sees the same.
+        """
+        epoch, item = index
+        number, draw = divmod(item, self.config.draws)
+        broken = []
+        begin = time.perf_counter()
+        for attempt in range(len(self.videos)):
+            at = (number + attempt) % len(self.videos)
+            worker = get_worker_info()
+            self.current[worker.id if worker else 0] = at
+            try:
+                sample = self._read(at, epoch, draw + attempt * self.config.draws)
+            except VideoError as error:
+                broken.append((self.videos[at].name, error.reason))
+                continue
+            seconds = time.perf_counter() - begin
+            return replace(sample, broken=broken, decode_seconds=seconds)
+        return Sample(None, None, None, -1, broken, time.perf_counter() - begin)
+
+    def _read(self, at: int, epoch: int, draw: int) -> Sample:
+        config, video = self.config, self.videos[at]
+        with open_video(video.path, backend=config.decoder) as reader:
+            pair = stor_ops.sample_view_pairs(
+                torch.tensor([reader.num_frames]),
+                torch.tensor([reader.height]),
+                torch.tensor([reader.width]),
+                torch.tensor([video.key]),
+                clip_frames=config.clip_frames,
+                seed=self.seed,
+                epoch=epoch,
+                draw=draw,
+                scale=config.scale,
+                ratio=config.ratio,
+                strides=config.strides,
+                rates=config.rates,
+                rotate=config.rotate,
+                flip=config.flip,
+            )
+            indices, compacted = compact(pair, reader.num_frames, config.clip_frames)
+            frames = torch.from_numpy(reader.frames(indices))
+        return Sample(frames, compacted, pair, at, [], 0.0)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Join samples into a ragged batch.
+
+    Raises:
+        NoReadableVideoError: a sample found no readable video at all.
+
+    """
+    videos, pairs, sources = [], [], []
+    for sample in samples:
+        if sample.frames is None or sample.pair is None or sample.source is None:
+            reasons = "\n".join(f"  {name}: {reason}" for name, reason in sample.broken)
+            raise NoReadableVideoError(f"data.videos: not one video could be read:\n{reasons}")
+        videos.append(sample.frames)
+        pairs.append(sample.pair)
+        sources.append(sample.source)
+    rows = torch.arange(len(videos))
+    joined, source = ViewPairs.cat(pairs), ViewPairs.cat(sources)
+    return Batch(
+        videos,
+        replace(
+            joined,
+            first=replace(joined.first, video=rows),
+            second=replace(joined.second, video=rows),
+        ),
+        source,
+        torch.tensor([sample.video for sample in samples]),
+        [entry for sample in samples for entry in sample.broken],
+        sum(sample.decode_seconds for sample in samples),
+    )
+
+
+class PairSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, item) from any step to the last: every rank and every resumed run agrees.
+
+    Args:
+        items: pairs of an epoch.
+        batch_size: pairs per step and rank; fewer where an epoch has fewer.
+        epochs: of the whole run.
+        seed: of the order.
+        first_step: where to begin, counted from the start of the run.
+        rank: of this process.
+        world: number of processes.
+
+    """
+
+    def __init__(
+        self,
+        items: int,
+        *,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        first_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.items, self.seed, self.rank, self.world = items, seed, rank, world
+        self.batch = min(batch_size, max(items // world, 1))
+        self.steps_per_epoch = max(items // (self.batch * world), 1)
+        self.total_steps = epochs * self.steps_per_epoch
+        self.first_step = first_step
+
+    def __len__(self) -> int:
+        """Return the number of steps that are left."""
+        return self.total_steps - self.first_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield the batches of this rank."""
+        order: list[int] = []
+        ordered_epoch = -1
+        for step in range(self.first_step, self.total_steps):
+            epoch, in_epoch = divmod(step, self.steps_per_epoch)
+            if epoch != ordered_epoch:
+                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+                order = torch.randperm(self.items, generator=generator).tolist()
+                ordered_epoch = epoch
+            begin = (in_epoch * self.world + self.rank) * self.batch
+            # Fewer items than ranks: they are dealt out again.
+            yield [(epoch, order[(begin + i) % self.items]) for i in range(self.batch)]
+
+
+def _init_worker(_: int) -> None:
+    # Ctrl-C reaches the whole process group; only the training process decides what to do about it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def make_loader(
+    dataset: PairDataset, sampler: PairSampler, *, pin_memory: bool
+) -> DataLoader[Sample]:
+    """Return the loader of a whole run: its workers live until the end and read ahead across epochs."""
+    config = dataset.config
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=config.workers,
+        timeout=config.timeout if config.workers else 0,
+        worker_init_fn=_init_worker,
+        pin_memory=pin_memory,
+    )
