@@ -74,41 +74,32 @@ def draw_contact_sheet(batch: Batch, names: Sequence[str], config: Config, path:
     first, second, overlap = stor_ops.crop_resize_pair(
         batch.videos, batch.pairs.first, batch.pairs.second, size, dtype=torch.uint8
     )
-    figure = Figure(figsize=(14, 2.7 * count), layout="constrained")
-    rows = figure.subplots(count, 4, squeeze=False, width_ratios=[1.3, 1.3, 2.4, 2.4])
-    for row in range(count):
-        for column, view in enumerate(("first", "second")):
-            axes = rows[row][column]
-            placed = getattr(batch.pairs, view)
+    figure = Figure(figsize=(14, 2.6 * count), layout="constrained")
+    for row, part in enumerate(figure.subfigures(count, 1, squeeze=False)[:, 0]):
+        part.suptitle(_labels(batch, overlap, row, data, names), fontsize=9, x=0.01, ha="left")
+        columns = part.subplots(1, 4, width_ratios=[1, 1, 2, 2])
+        for column, (view, clips) in enumerate((("first", first), ("second", second))):
+            source, placed = getattr(batch.source, view), getattr(batch.pairs, view)
             video = batch.videos[row]
             frame = min(round(placed.start[row].item()), len(video) - 1)
+            axes = columns[column]
             axes.imshow(video[frame].numpy())
             for name, colour in _COLOURS.items():
                 x0, y0, x1, y1 = getattr(batch.source, name).box[row].tolist()
+                # imshow puts pixel centres at whole numbers, a box has its edges there.
+                corner = (x0 - 0.5, y0 - 0.5)
                 style = "-" if name == view else "--"
-                box = Rectangle(
-                    (x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color=colour, lw=2, ls=style
-                )
+                box = Rectangle(corner, x1 - x0, y1 - y0, fill=False, color=colour, lw=2, ls=style)
                 axes.add_patch(box)
-            start = getattr(batch.source, view).start[row].item()
-            axes.set_title(f"{view} view, frame {start:g}", fontsize=8, color=_COLOURS[view])
-            clip = (first, second)[column][row]
-            rows[row][2 + column].imshow(_strip(clip))
-            flipped = " flipped," if getattr(batch.source, view).flip[row] else ""
-            turns = int(batch.pairs.rotation_class[row, column])
-            rows[row][2 + column].set_title(
-                f"{view} clip,{flipped} turned by {90 * turns}°", fontsize=8, color=_COLOURS[view]
-            )
-        for axes in rows[row]:
+            title = f"{view} view from frame {source.start[row].item():g}"
+            axes.set_title(title, fontsize=8, color=_COLOURS[view])
+            strip = columns[2 + column]
+            strip.imshow(_strip(clips[row]))
+            flipped = "flipped, " if source.flip[row] else ""
+            turned = 90 * int(batch.pairs.rotation_class[row, column])
+            strip.set_title(f"{view} clip, {flipped}turned by {turned}°", fontsize=8, color=_COLOURS[view])
+        for axes in columns:
             axes.set_axis_off()
-        rows[row][0].text(
-            0,
-            -0.06,
-            _labels(batch, overlap, row, data, names),
-            fontsize=8,
-            va="top",
-            transform=rows[row][0].transAxes,
-        )
     figure.savefig(path, dpi=100)
 
 

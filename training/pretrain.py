@@ -174,7 +174,7 @@ def train(config: Config, ranks: Ranks) -> bool:
         scaler.scale(outcome.total).backward()
         scaler.step(optimizer)
         scaler.update()
-        lr = scheduler.get_last_lr()[0]
+        lr = float(scheduler.get_last_lr()[0])
         scheduler.step()
         done += 1
 

@@ -1,0 +1,80 @@
+# make pretrain   set everything up and train on real video for a few minutes
+# make test       set everything up, lint, and run the whole suite
+# make help       all targets
+
+VENV   ?= .venv
+VIDEOS ?= data/clips
+RUN    ?= runs/$(notdir $(VIDEOS:/=))
+PYTHON := $(VENV)/bin/python
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
+LIBRARY := stor_ops/_cpu.so
+PRETRAIN_FLAGS ?=
+
+# The oldest torch that a wheel built here is tried under; a small CPU build.
+ABI_TORCH ?= 2.13.0
+ABI_VENV  ?= .venv-abi
+ABI_TESTS := tests/test_import.py $(sort $(wildcard tests/test_sampling*.py tests/test_overlap*.py \
+             tests/test_views.py tests/test_crop_resize*.py tests/test_info_nce.py))
+
+.PHONY: help setup pretrain test lint format abi-check clean
+
+help:  ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: requirements-dev.txt
+	@echo "== creating $(VENV) and installing $< (several GB the first time)"
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+$(LIBRARY): $(SOURCES) setup.py pyproject.toml $(VENV)/.installed
+	@echo "== building stor_ops"
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+setup: $(LIBRARY)  ## create .venv, install everything, build
+	@$(PYTHON) -m stor_ops.info
+
+data/clips/.fetched: training/sample_clips.py | $(VENV)/.installed
+	@echo "== fetching sample clips"
+	$(PYTHON) -m training.sample_clips $(@D)
+	@touch $@
+
+pretrain: $(LIBRARY) $(if $(filter data/clips,$(VIDEOS)),data/clips/.fetched)  ## train the tiny preset; VIDEOS=folder takes your own videos
+	@echo "== pretraining on $(VIDEOS) into $(RUN); run again to resume, remove $(RUN) to start anew"
+	$(PYTHON) -m training.pretrain tiny --data.videos $(VIDEOS) --run.out $(RUN) --run.resume $(PRETRAIN_FLAGS)
+
+test: lint data/clips/.fetched  ## lint, then the whole suite
+	@echo "== tests"
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
+
+lint: $(LIBRARY)  ## ruff, mypy, clang-format
+	@echo "== lint"
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run --Werror $(SOURCES) $(wildcard tests/native/*.cpp)
+
+format: $(VENV)/.installed  ## rewrite Python and C++ in the project's style
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+	$(VENV)/bin/clang-format -i $(SOURCES) $(wildcard tests/native/*.cpp)
+
+$(ABI_VENV)/.installed: Makefile
+	python3 -m venv $(ABI_VENV)
+	$(ABI_VENV)/bin/pip install --quiet --disable-pip-version-check torch==$(ABI_TORCH) \
+	    numpy pybind11 pytest hypothesis
+	@touch $@
+
+abi-check: $(LIBRARY) $(ABI_VENV)/.installed  ## build a wheel here and test it under another torch
+	@echo "== testing the wheel under torch $(ABI_TORCH)"
+	rm -rf build/wheel
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps -w build/wheel .
+	ls build/wheel/stor_ops-*-py3-none-*.whl
+	$(ABI_VENV)/bin/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps build/wheel/*.whl
+	cd $(ABI_VENV) && bin/python -c "import stor_ops, torch; print(stor_ops.__file__, torch.__version__); \
+	    assert torch.__version__.startswith('$(ABI_TORCH)') and '$(ABI_VENV)' in stor_ops.__file__"
+	cd $(ABI_VENV) && bin/python -m pytest -q -p no:cacheprovider $(ABI_TESTS:%=../%)
+
+clean:  ## remove what was built; keeps .venv, data and runs
+	rm -rf build dist *.egg-info $(LIBRARY)
