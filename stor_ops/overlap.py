@@ -106,10 +106,11 @@ def overlap_positives(
 
     # Sorted by video, the views of one video are neighbours: the candidates of a view are those of its
     # group, in order, with the view itself left out.
-    order = torch.argsort(views.video, stable=True)
-    sorted_video = views.video[order]
-    group_begin = torch.searchsorted(sorted_video, views.video)
-    group_end = torch.searchsorted(sorted_video, views.video, right=True)
+    video = views.video.contiguous()
+    order = torch.argsort(video, stable=True)
+    sorted_video = video[order]
+    group_begin = torch.searchsorted(sorted_video, video)
+    group_end = torch.searchsorted(sorted_video, video, right=True)
     rank = torch.empty_like(order).scatter_(0, order, torch.arange(rows, device=order.device))
     slot = group_begin[:, None] + torch.arange(max_positives, device=order.device)
     slot = slot + (slot >= rank[:, None])

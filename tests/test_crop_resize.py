@@ -4,50 +4,15 @@ import itertools
 
 import pytest
 import torch
+from crops import SOURCES, make_video, make_views, poisoned_outputs  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
 
 import stor_ops
 from stor_ops import Views, crop_resize, crop_resize_pair, reference
 
-EXACT = 2e-6
-"""Largest error of a float32 clip in [0, 1] against float64; measured: 9e-7."""
-SOURCES = (torch.uint8, torch.float32, torch.float16, torch.bfloat16)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _poisoned_outputs():
-    """Fresh memory, also of the C++ outputs, holds NaN (255 as uint8): an unwritten element shows."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def make_video(*shape: int, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
-    if dtype == torch.uint8:
-        return torch.randint(0, 256, shape, dtype=dtype)
-    return torch.rand(shape).to(dtype)
-
-
-def make_views(rows: int, videos: list[torch.Tensor], *, pixels: bool = False) -> Views:
-    """Random views, most of them partly outside of their video in space and in time."""
-    index = torch.randint(len(videos), (rows,))
-    sizes = torch.tensor([[*v.shape[:3]] for v in videos])[index].double()
-    frames, extent = sizes[:, 0], sizes[:, [2, 1]]
-    corner = (torch.rand(rows, 2) * 1.2 - 0.3) * extent
-    length = (torch.rand(rows, 2) * 1.2 + 0.02) * extent
-    box = torch.cat([corner, corner + length], dim=1)
-    if pixels:
-        box = torch.cat([corner.floor(), (corner + length).ceil()], dim=1)
-    return Views.from_boxes(
-        box,
-        video=index,
-        start=(torch.rand(rows) * 1.5 - 0.4) * frames,
-        stride=torch.rand(rows) * 2 + 0.1,
-        flip=torch.rand(rows) < 0.5,
-        rotation=torch.randint(4, (rows,)),
-    )
+EXACT = 1e-6
+"""Largest error of a float32 clip in [0, 1] against float64; measured: 5e-7 from 1080p, 2e-7 else."""
 
 
 def worst(videos, views: Views, size, **options) -> float:
@@ -97,11 +62,10 @@ def torchvision_error(extent, box, size, antialias, dtype=torch.float32) -> floa
     ],
 )
 def test_equals_torchvision(extent, box, size, antialias):
-    # torchvision computes positions and weights in the dtype of the image: in float64 it is exact, in
-    # float32 its own error at 1080p is 1e-5.
+    # torchvision computes positions and weights in the dtype of the image. In float64 it is exact; in
+    # float32 it is itself 2e-5 off here, and 1.3e-4 where it halves 1080p without antialias.
     assert torchvision_error(extent, box, size, antialias, torch.float64) <= EXACT
-    if extent[0] < 1000:
-        assert torchvision_error(extent, box, size, antialias) <= 2e-5
+    assert torchvision_error(extent, box, size, antialias) <= (5e-5 if extent[0] < 1000 else 3e-4)
 
 
 @given(data=st.data(), antialias=st.booleans())
@@ -223,81 +187,6 @@ def test_unusual_boxes(box, antialias):
     if box[0] == 50:
         clip = crop_resize([video], views, (1, 2, 2), antialias=antialias, dtype=torch.uint8)
         assert torch.equal(clip[0, :, 0], video[0, 3, 12].view(2, 1, 1).expand(2, 2, 2))
-
-
-# --- layouts -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", SOURCES)
-def test_strided_sources_are_read_in_place(dtype):
-    base = make_video(4, 18, 22, 6, dtype=dtype)
-    sources = {
-        "TCHW": base[..., :3].permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1),
-        "CTHW": base[..., :3].permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0),
-        "transposed": base[..., :3].transpose(1, 2),
-        "steps": base[1::2, ::3, 1::2, ::2],
-        "channel slice": base[..., 2:5],
-        "expanded frames": base[:1, ..., :3].expand(5, -1, -1, -1),
-        "expanded channels": base[..., :1].expand(-1, -1, -1, 3),
-        "expanded everything": base[:1, :1, :1, :1].expand(3, 4, 5, 2),
-    }
-    for name, video in sources.items():
-        views = make_views(5, [video])
-        for linear in ("nearest", "linear"):
-            strided = crop_resize([video], views, (3, 5, 4), temporal=linear)
-            packed = crop_resize([video.contiguous()], views, (3, 5, 4), temporal=linear)
-            assert torch.equal(strided, packed), name
-
-
-def test_a_batch_equals_the_list_of_its_videos():
-    batch = make_video(3, 4, 9, 8, 3).transpose(2, 3)
-    views = make_views(7, [*batch])
-    assert torch.equal(
-        crop_resize(batch, views, (2, 5, 4)), crop_resize([*batch], views, (2, 5, 4))
-    )
-    steps = make_video(6, 4, 9, 8, 3)[::2]
-    clips = crop_resize(steps, views, (2, 5, 4))
-    assert torch.equal(clips, crop_resize([v.clone() for v in steps], views, (2, 5, 4)))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.uint8])
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_memory_formats_hold_the_same_clips(dtype, channels):
-    videos = [make_video(3, 9, 8, channels)]
-    views = make_views(5, videos)
-    packed = crop_resize(videos, views, (2, 5, 4), dtype=dtype)
-    last = crop_resize(videos, views, (2, 5, 4), dtype=dtype, memory_format=torch.channels_last_3d)
-    like = torch.empty(5, channels, 2, 5, 4)
-    assert packed.stride() == like.stride()
-    assert last.stride() == torch.empty_like(like, memory_format=torch.channels_last_3d).stride()
-    assert torch.equal(packed, last)
-
-
-def test_views_with_strided_fields_and_shared_videos():
-    videos = [make_video(4, 9, 8, 3), make_video(2, 5, 6, 3)]
-    many = make_views(40, videos)
-    clips = crop_resize(videos, many, (2, 4, 3))
-    single = [crop_resize(videos, many[i], (2, 4, 3)) for i in range(40)]
-    assert torch.equal(clips, torch.cat(single))
-    sliced = many[::3]
-    sliced = Views(
-        *(getattr(sliced, name) for name in ("video", "start", "stride")),
-        many.box.t().contiguous().t()[::3],
-        sliced.flip,
-        sliced.rotation,
-    )
-    assert not sliced.box.is_contiguous()
-    assert torch.equal(crop_resize(videos, sliced, (2, 4, 3)), clips[::3])
-
-
-def test_no_views():
-    videos = make_video(2, 3, 4, 5, 3)
-    none = make_views(4, [*videos])[:0]
-    assert crop_resize(videos, none, (2, 6, 7)).shape == (0, 3, 2, 6, 7)
-    first, second, overlap = crop_resize_pair(videos, none, none, (2, 6, 7))
-    assert first.shape == second.shape == (0, 3, 2, 6, 7)
-    assert [rate.shape for rate in overlap] == [(0,)] * 3
-    assert crop_resize(videos[:0], none, (2, 6, 7)).shape == (0, 3, 2, 6, 7)
 
 
 # --- pairs ---------------------------------------------------------------------------------------

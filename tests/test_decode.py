@@ -257,11 +257,35 @@ def test_forced_decord_warns_and_is_wrong(make: Make, name: str) -> None:
     assert wrong > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("hmdb.avi", "mpeg4 in avi"),
+        ("h264.avi", "h264 in avi"),
+        ("mpeg4_b.mp4", "mpeg4 in mov,mp4"),
+        ("open_gop.mp4", "open GOP"),
+        ("turned_90.mkv", "rotated"),
+    ],
+)
+def test_warning_names_the_fault(make: Make, name: str, fault: str) -> None:
+    assert fault in decode._scan(str(make(name))).faults
+
+
 @needs_decord
 def test_forced_decord_is_silent_where_exact(make: Make) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert check_exact(make("b.mp4"), [*range(COUNT)], "decord") == "decord"
+
+
+@needs_decord
+def test_forced_decord_on_a_rotated_video(make: Make) -> None:
+    """decord turns the frames: the size that is reported is the size that comes."""
+    with pytest.warns(UserWarning, match="rotated for display"):
+        reader = open_video(make("turned_90.mp4"), "decord")
+    with reader:
+        assert (reader.height, reader.width) == (128, 64)
+        assert reader.frames([3, 0]).shape == (2, 128, 64, 3)
 
 
 @needs_decord
@@ -373,7 +397,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 def test_seeking_reads_little(make: Make, decoded: list[Any], name: str) -> None:
     with open_video(make(name), "pyav") as reader:
         decoded.clear()
-        for query, most in (([39], 12), ([1, 2, 2, 1], 4), ([1, 35], 12), ([12, 14, 17], 13)):
+        cases = [([39], 12), ([1, 2, 2, 1], 4), ([1, 35], 12), ([12, 14, 17], 13)]
+        # With an open GOP, 29 is decoded after the key frame 30: it needs the one before.
+        for query, most in [*cases, ([29], 12)]:
             assert read_numbers(reader.frames(query)) == query
             assert None not in decoded, "opened anew"
             assert len(decoded) <= most, query

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 from native.build import load
-from view_cases import bits, columns, mixed_columns, same_bits
+from view_cases import bits, columns, inside_frame, mixed_columns, same_bits
 
 from stor_ops import ViewPairs, reference, sample_view_pairs
 
@@ -83,10 +83,8 @@ def test_extreme_videos_and_settings_give_usable_views(settings):
     frames, heights, widths, _ = videos
     pairs = sample_view_pairs(*videos, **settings)
     for views in (pairs.first, pairs.second):
-        x0, y0, x1, y1 = views.box.double().unbind(1)
-        assert bool(((0 <= x0) & (x0 < x1) & (x1 <= widths)).all())
-        assert bool(((0 <= y0) & (y0 < y1) & (y1 <= heights)).all())
-        assert bool(((0 <= views.start) & (views.start < frames)).all())
+        assert inside_frame(views, heights, widths)
+        assert bool(((views.start >= 0) & (views.start < frames)).all())
         assert bool((views.stride > 0).all())
         assert bool(torch.isfinite(views.stride).all())
 
@@ -119,7 +117,111 @@ def test_rotate_and_flip_switch_off_and_on():
 
 # One row each: box of both views, starts and stride as the bits of their float32, then flips, rotations,
 # spatial, temporal and playback class. A change here breaks every experiment that is to be repeated.
-GOLDEN: list[tuple[dict, tuple, list[int]]] = []
+GOLDEN = [
+    (
+        {},
+        (300, 240, 320, 0),
+        [
+            1120018816,
+            1119516160,
+            1131266688,
+            1130472384,
+            1123481344,
+            1119254656,
+            1132730016,
+            1130341632,
+            1127284736,
+            1123680256,
+            1082130432,
+            0,
+            1,
+            3,
+            1,
+            1,
+            4,
+            2,
+        ],
+    ),
+    (
+        {"seed": -7, "epoch": 12, "draw": 3},
+        (120, 1080, 608, -123456789012345),
+        [
+            1126155072,
+            1142058080,
+            1140698976,
+            1148707840,
+            1126155072,
+            1142058080,
+            1140698976,
+            1148707840,
+            1110704128,
+            1084227584,
+            1082130432,
+            0,
+            1,
+            3,
+            0,
+            0,
+            3,
+            2,
+        ],
+    ),
+    (
+        {
+            "clip_frames": 8,
+            "strides": (0.5, 3),
+            "rates": (0.0, 0.3),
+            "scale": (0.05, 0.5),
+            "ratio": (0.2, 2.0),
+            "flip": 0.9,
+        },
+        (13, 37, 20000, 1099511627776),
+        [
+            1137965824,
+            0,
+            1138407616,
+            1108606976,
+            1138407616,
+            0,
+            1138849408,
+            1108606976,
+            0,
+            1077936128,
+            1056964608,
+            1,
+            1,
+            0,
+            3,
+            0,
+            1,
+            0,
+        ],
+    ),
+    (
+        {"rotate": False},
+        (20, 1, 1, 5),
+        [
+            1033109504,
+            1041235968,
+            1058734080,
+            1060651008,
+            1047461888,
+            1031012352,
+            1061437440,
+            1059291136,
+            1082130432,
+            1077936128,
+            1065353216,
+            0,
+            1,
+            0,
+            0,
+            2,
+            -100,
+            0,
+        ],
+    ),
+]
 
 
 def golden_row(pairs: ViewPairs) -> list[int]:

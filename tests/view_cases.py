@@ -84,6 +84,14 @@ def box_size(views: Views) -> tuple[Tensor, Tensor]:
     return box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]
 
 
+def inside_frame(views: Views, heights: Tensor | int, widths: Tensor | int) -> bool:
+    """Whether every box has an area and lies inside its frame."""
+    x0, y0, x1, y1 = views.box.double().unbind(1)
+    return bool(((x0 >= 0) & (x0 < x1) & (x1 <= widths)).all()) and bool(
+        ((y0 >= 0) & (y0 < y1) & (y1 <= heights)).all()
+    )
+
+
 def make_views(rows: int, videos: int = 3, seed: int = 0) -> Views:
     """Random overlapping views of a few videos."""
     generator = torch.Generator().manual_seed(seed)

@@ -213,18 +213,16 @@ class PairDataset(Dataset[Sample]):
         return Sample(frames, compacted, pair, at, [], 0.0)
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Join samples into a ragged batch.
+def collate(samples: Sequence[Sample]) -> Batch | NoReadableVideoError:
+    """Join samples into a ragged batch, or say that one of them found no readable video at all.
 
-    Raises:
-        NoReadableVideoError: a sample found no readable video at all.
-
+    The error is returned, not raised: on its way out of a worker, DataLoader would bury it in a traceback.
     """
     videos, pairs, sources = [], [], []
     for sample in samples:
         if sample.frames is None or sample.pair is None or sample.source is None:
             reasons = "\n".join(f"  {name}: {reason}" for name, reason in sample.broken)
-            raise NoReadableVideoError(f"data.videos: not one video could be read:\n{reasons}")
+            return NoReadableVideoError(f"data.videos: not one video could be read:\n{reasons}")
         videos.append(sample.frames)
         pairs.append(sample.pair)
         sources.append(sample.source)
@@ -295,8 +293,10 @@ class PairSampler(Sampler[list[tuple[int, int]]]):
 
 
 def _init_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group; only the training process decides what to do about it.
+    # Ctrl-C and a scheduler's SIGTERM reach every process of the group; the training process alone decides
+    # what to do about them, and ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def make_loader(

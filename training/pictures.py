@@ -97,7 +97,9 @@ def draw_contact_sheet(batch: Batch, names: Sequence[str], config: Config, path:
             strip.imshow(_strip(clips[row]))
             flipped = "flipped, " if source.flip[row] else ""
             turned = 90 * int(batch.pairs.rotation_class[row, column])
-            strip.set_title(f"{view} clip, {flipped}turned by {turned}°", fontsize=8, color=_COLOURS[view])
+            strip.set_title(
+                f"{view} clip, {flipped}turned by {turned}°", fontsize=8, color=_COLOURS[view]
+            )
         for axes in columns:
             axes.set_axis_off()
     figure.savefig(path, dpi=100)

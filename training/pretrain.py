@@ -7,6 +7,7 @@ settings that cannot be used, 130 interrupted with a checkpoint written.
 from __future__ import annotations
 
 import math
+import multiprocessing
 import signal
 import sys
 import time
@@ -66,23 +67,28 @@ def timed_batches(
     """Yield the batches of the rest of the run, each with the seconds that it was waited for.
 
     Raises:
+        NoReadableVideoError: a batch found no video that can be read.
         RuntimeError: a batch did not come in time; names the videos that the workers are at.
 
     """
     batches = iter(make_loader(dataset, sampler, pin_memory=ranks.device.type == "cuda"))
-    while True:
-        begin = time.perf_counter()
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "timed out" not in str(error):
-                raise
-            at = ", ".join(dataset.videos[i].name for i in dataset.current.tolist() if i >= 0)
-            seconds = dataset.config.timeout
-            raise RuntimeError(f"no batch within {seconds} s; the workers are at {at}") from error
-        yield batch, time.perf_counter() - begin
+    try:
+        while True:
+            begin = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            if isinstance(batch, NoReadableVideoError):
+                raise batch
+            yield batch, time.perf_counter() - begin
+    except RuntimeError as error:
+        if "timed out" not in str(error):
+            raise
+        at = ", ".join(dataset.videos[i].name for i in dataset.current.tolist() if i >= 0)
+        seconds = dataset.config.timeout
+        raise RuntimeError(f"no batch within {seconds} s; the workers are at {at}") from error
+    finally:
+        del batches  # ends the workers now; a traceback may keep this frame alive
 
 
 def train(config: Config, ranks: Ranks) -> bool:
@@ -219,10 +225,12 @@ def finish(
     checkpoint.export_backbone(network.backbone, config, backbone)
     records = read_records(folder)
     pictures.draw_curves(records, classes, curves)
+    files = [folder / checkpoint.NAME, folder / "metrics.jsonl", backbone, curves]
     some = range(min(config.run.sheet_pairs, len(dataset.videos)))
     batch = collate([dataset[0, number * data.draws] for number in some])
-    pictures.draw_contact_sheet(batch, [v.name for v in dataset.videos], config, sheet)
-    files = [folder / checkpoint.NAME, folder / "metrics.jsonl", backbone, curves, sheet]
+    if isinstance(batch, Batch):
+        pictures.draw_contact_sheet(batch, [v.name for v in dataset.videos], config, sheet)
+        files.append(sheet)
     reporter.summary(records, broken, len(dataset.videos), files)
 
 
@@ -238,6 +246,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
+        # A worker may hang inside a decoder, where no other signal reaches it.
+        for worker in multiprocessing.active_children():
+            worker.kill()
         ranks.leave()
 
 

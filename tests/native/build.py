@@ -18,7 +18,7 @@ def load(folder: Path) -> ModuleType:
     """Build the extension into ``folder`` and return it."""
     library = folder / f"{NAME}{sysconfig.get_config_var('EXT_SUFFIX')}"
     command = [
-        *(os.environ.get("CXX", "c++"), "-std=c++20", "-O1", "-shared", "-fPIC"),
+        *(os.environ.get("CXX", "c++"), "-std=c++20", "-O0", "-shared", "-fPIC"),
         *("-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"),
         *(f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"),
         *(str(Path(__file__).with_name("module.cpp")), "-o", str(library)),
