@@ -57,7 +57,7 @@ class _TensorStruct:
         if not parts:
             raise ValueError(f"{cls.__name__}.cat: parts: expected at least 1, got none")
         columns = []
-        for field in fields(cls):  # type: ignore[arg-type]
+        for field in fields(parts[0]):  # type: ignore[arg-type]
             column = [getattr(part, field.name) for part in parts]
             join = torch.cat if isinstance(column[0], Tensor) else type(column[0]).cat
             columns.append(join(column))

@@ -22,8 +22,9 @@ import av
 import barcode
 from barcode import read_numbers, write_barcode
 
-from training import decode
-from training.decode import VideoError, open_video
+from training import decode, decode_scan
+from training.decode import open_video
+from training.decode_scan import VideoError
 
 HAS_DECORD = importlib.util.find_spec("decord") is not None
 needs_decord = pytest.mark.skipif(not HAS_DECORD, reason="decord is not installed")
@@ -268,7 +269,7 @@ def test_forced_decord_warns_and_is_wrong(make: Make, name: str) -> None:
     ],
 )
 def test_warning_names_the_fault(make: Make, name: str, fault: str) -> None:
-    assert fault in decode._scan(str(make(name))).faults
+    assert fault in decode_scan.scan_video(str(make(name))).faults
 
 
 @needs_decord
@@ -374,10 +375,10 @@ def test_arguments_are_checked(make: Make) -> None:
 
 
 @pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The frames that PyAV gave out, whether stored or not; a None for each opening of the file."""
     seen: list[Any] = []
-    original, opened = decode._PyAVReader._decode, decode._open
+    original, opened = decode._PyAVReader._decode, decode.open_container
 
     def watched(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
         for frame in original(self, *args, **kwargs):
@@ -389,8 +390,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         return opened(*args)
 
     monkeypatch.setattr(decode._PyAVReader, "_decode", watched)
-    monkeypatch.setattr(decode, "_open", counted)
-    yield seen
+    for module in (decode, decode_scan):
+        monkeypatch.setattr(module, "open_container", counted)
+    return seen
 
 
 @pytest.mark.parametrize("name", ["b.mp4", "b.mkv", "open_gop.mp4", "open_hevc.mkv", "vp9.webm"])

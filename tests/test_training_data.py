@@ -1,5 +1,6 @@
 """From files to batches: listing, compacting, broken videos, the order of samples."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from training.data import (
     list_videos,
     make_loader,
 )
+from training.pretrain import timed_batches
+from training.ranks import Ranks
 
 SMALL = Data(clip_frames=4, size=32, batch_size=4, workers=0, draws=2, strides=(1, 2))
 
@@ -213,3 +216,16 @@ def test_sampler_of_a_small_set_still_fills_every_rank(items: int, batch: int, w
         )
         assert len(batches) == 2 * max(items // (min(batch, max(items // world, 1)) * world), 1)
         assert all(len(part) == min(batch, max(items // world, 1)) for part in batches)
+
+
+def test_a_batch_that_never_comes_names_the_video(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.data.open_video", lambda *_, **__: time.sleep(8))
+    dataset = PairDataset(
+        list_videos([str(folder)])[:1], replace(SMALL, workers=1, timeout=1.0), seed=0
+    )
+    sampler = PairSampler(len(dataset), batch_size=1, epochs=1, seed=0)
+    alone = Ranks(0, 1, None, torch.device("cpu"))
+    with pytest.raises(RuntimeError, match=r"no batch within 1\.0 s; the workers are at .*a\.mp4"):
+        next(timed_batches(dataset, sampler, alone))

@@ -21,7 +21,8 @@ import stor_ops
 from stor_ops import ViewPairs, Views
 
 from .config import Data
-from .decode import VideoError, open_video
+from .decode import open_video
+from .decode_scan import VideoError
 
 VIDEO_SUFFIXES = frozenset(
     ".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ts .mts .webm .wmv .ogv .3gp".split()  # noqa: SIM905
