@@ -10,7 +10,7 @@ STABLE_TORCH_LIBRARY(stor_ops, m) {
   // playback_class and rotation_class.
   m.def(
       "sample_view_pairs(Tensor num_frames, Tensor heights, Tensor widths, Tensor keys, "
-      "int clip_frames, int seed, int epoch, int draw, float[] scale, float[] ratio, "
+      "int clip_frames, SymInt seed, SymInt epoch, SymInt draw, float[] scale, float[] ratio, "
       "float[] strides, float[] rates, bool rotate, float flip) -> Tensor[]");
 
   m.def(

@@ -91,8 +91,9 @@ def views(
     """
     if not isinstance(value, Views):
         raise TypeError(f"{op}: {argument}: expected stor_ops.Views, got {type(value).__name__}")
-    rows = value.video.shape[0] if value.video.dim() == 1 else None
-    device = value.video.device if device is None else device
+    video = tensor(op, f"{argument}.video", value.video, dtypes=[torch.int64], shape=(None,))
+    rows = video.shape[0]
+    device = video.device if device is None else device
     fields = []
     for name, dtype, dim in VIEW_FIELDS:
         shape = (rows,) if dim == 1 else (rows, 4)
@@ -137,7 +138,8 @@ def number(op: str, argument: str, value: object, low: float, high: float) -> fl
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymFloat)):
         raise TypeError(f"{op}: {argument}: expected a number, got {type(value).__name__}")
-    if not (low <= value <= high and math.isfinite(value)):
+    # Not math.isfinite: torch.compile cannot trace it.
+    if not (low <= value <= high and -math.inf < value < math.inf):
         raise ValueError(
             f"{op}: {argument}: expected a finite number in [{low}, {high}], got {value}"
         )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,11 +25,27 @@ def _load(library: Path) -> str | None:
     """Return why ``library`` cannot be used, or None once its ops are registered."""
     if not library.exists():
         return f"{library.name} is not in {library.parent}: the package was not built here"
+    if _is_cut_short(library):
+        return f"{library.name} in {library.parent} is cut short"
     try:
         torch.ops.load_library(library)
-    except OSError as error:
-        return f"{library.name} does not load under torch {torch.__version__}: {error}"
+    except (OSError, RuntimeError) as error:
+        # torch says only that it could not; the cause has the loader's own words.
+        return f"{library.name} does not load under torch {torch.__version__}: {error.__cause__ or error}"
     return None
+
+
+def _is_cut_short(library: Path) -> bool:
+    """Whether an ELF file ends before its section table: the loader would crash on its missing pages."""
+    with library.open("rb") as file:
+        header = file.read(64)
+    if header[:5] != b"\x7fELF\x02" or len(header) < 64:
+        return False  # not 64-bit ELF; if it is nothing at all, the loader says so
+    section_table: int = struct.unpack_from("<Q", header, 0x28)[0]
+    entry_size: int
+    entries: int
+    entry_size, entries = struct.unpack_from("<HH", header, 0x3A)
+    return library.stat().st_size < section_table + entry_size * entries
 
 
 LOAD_ERROR = _load(CPU_LIBRARY)

@@ -134,6 +134,14 @@ def test_uint8_output_is_rounded_and_clamped(source):
     assert (actual == exact.round().clamp(0, 255)).double().mean() > 0.999
 
 
+def test_uint8_ties_go_to_even():
+    dark = torch.arange(255)
+    video = torch.stack([dark, dark + 1], dim=1).byte().view(1, 255, 2, 1)
+    views = Views.from_boxes(torch.tensor([[0.0, 0, 2, 255]]))
+    clip = crop_resize([video], views, (1, 255, 1), dtype=torch.uint8).flatten()
+    assert torch.equal(clip, (dark + 0.5).round().byte())
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("antialias", [False, True])
 def test_a_whole_frame_at_its_own_size_keeps_its_bits(dtype, antialias):

@@ -16,6 +16,9 @@ def test_strided_sources_are_read_in_place(dtype):
     sources = {
         "TCHW": base[..., :3].permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1),
         "CTHW": base[..., :3].permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0),
+        "planes, every third column": make_video(2, 3, 9, 24, dtype=dtype)[..., ::3].permute(
+            0, 2, 3, 1
+        ),
         "transposed": base[..., :3].transpose(1, 2),
         "steps": base[1::2, ::3, 1::2, ::2],
         "channel slice": base[..., 2:5],

@@ -119,6 +119,8 @@ BROKEN = {
         b"not a library at all\n" * 500,
         r"_cpu\.so does not load under torch \S+: .*invalid ELF header",
     ),
+    # The loader itself would die of a bus error here.
+    "cut short": (LIBRARY.read_bytes()[:50_000], r"_cpu\.so in \S+ is cut short"),
     "other machine": (
         OTHER_MACHINE,
         r"_cpu\.so does not load under torch \S+: .*cannot open shared object file",

@@ -99,6 +99,7 @@ BAD_VIEWS = {
     "flip shape": (changed(flip=torch.zeros(0).bool()), ValueError, r"\.flip: .*got \(0,\)"),
     "rotation shape": (changed(rotation=torch.zeros(3).byte()), ValueError, r"\.rotation: .*\(3,\)"),
     "mixed device": (changed(box=torch.zeros(4, 4, device="meta")), ValueError, r"\.box: .*cpu, got meta"),
+    "no tensor": (changed(video=[0, 1, 2, 3]), TypeError, r"\.video: expected a tensor, got list"),
     "gradient": (changed(box=torch.zeros(4, 4, requires_grad=True)), ValueError, r"\.box: .*gradient"),
 }  # fmt: skip
 

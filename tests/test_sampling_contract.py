@@ -57,6 +57,18 @@ def test_compiled_equals_eager(backend):
         assert same_bits(compiled(*videos), sample(*videos))
 
 
+def test_an_epoch_is_no_reason_to_compile_anew():
+    videos = mixed_columns(3)
+
+    def sample(epoch: int, draw: int):
+        return sample_view_pairs(*videos, epoch=epoch, draw=draw)
+
+    compiled = torch.compile(sample, fullgraph=True, backend="aot_eager")
+    with torch._dynamo.config.patch(recompile_limit=3):
+        for epoch in range(3, 15):
+            assert same_bits(compiled(epoch, 2 * epoch), sample(epoch, 2 * epoch))
+
+
 def with_column(name: str, value: object):
     names = ("num_frames", "heights", "widths", "keys")
     return {name: value, "column": names.index(name)}
@@ -104,7 +116,8 @@ BAD_OPTIONS = [
     *((name, (), ValueError, rf"{name}: {COUNT} 0") for name in ("scale", "ratio", "strides", "rates")),
     *((name, (0.5,), ValueError, rf"{name}: {COUNT} 1") for name in ("scale", "ratio")),
     *((name, (0.5,) * 3, ValueError, rf"{name}: {COUNT} 3") for name in ("scale", "ratio")),
-    *((name, (1.0, 0.5), ValueError, rf"{name}: expected \(low, high\)") for name in ("scale", "ratio")),
+    *((name, (1.0, 0.5), ValueError, rf"{name}: expected \(low, high\) in order, got")
+      for name in ("scale", "ratio")),
     *((name, (0.5,) * 33, ValueError, rf"{name}: expected at most 32, got 33")
       for name in ("strides", "rates")),
     ("scale", (0.0, 1.0), ValueError, rf"scale\[0\]: {RANGE}"),

@@ -23,9 +23,12 @@ class Predictions(NamedTuple):
 
 
 class TinyR2Plus1D(nn.Sequential):
-    """Four small (2+1)D stages, 128 features: for two CPU cores and for tests."""
+    """Four small (2+1)D stages: for two CPU cores and for tests.
 
-    features = 128
+    Pools to a 2 x 2 grid and not to one pixel: so small a network sees where a crop lies only if it is told.
+    """
+
+    features = 4 * 128
 
     def __init__(self) -> None:
         def stage(inputs: int, outputs: int, time_stride: int) -> nn.Sequential:
@@ -42,8 +45,8 @@ class TinyR2Plus1D(nn.Sequential):
             stage(3, 16, 1),
             stage(16, 32, 1),
             stage(32, 64, 2),
-            stage(64, self.features, 2),
-            nn.AdaptiveAvgPool3d(1),
+            stage(64, 128, 2),
+            nn.AdaptiveAvgPool3d((1, 2, 2)),
             nn.Flatten(),
         )
 
@@ -79,6 +82,13 @@ def make_backbone(name: str) -> tuple[nn.Module, int]:
     return network, features
 
 
+def _comparison(features: int, classes: int) -> nn.Sequential:
+    """Head on two features concatenated; the hidden layer lets it compare them, a sum could not."""
+    return nn.Sequential(
+        nn.Linear(2 * features, features), nn.ReLU(inplace=True), nn.Linear(features, classes)
+    )
+
+
 class PairModel(nn.Module):
     """A backbone that both views share, and the heads of CSTP (arXiv 2112.08913, section 3).
 
@@ -90,8 +100,8 @@ class PairModel(nn.Module):
         super().__init__()
         self.backbone, features = make_backbone(config.model.backbone)
         rates, strides = len(config.data.rates), len(config.data.strides)
-        self.spatial = nn.Linear(2 * features, rates)
-        self.temporal = nn.Linear(2 * features, rates)
+        self.spatial = _comparison(features, rates)
+        self.temporal = _comparison(features, rates)
         self.playback = nn.Linear(features, strides)
         self.rotation = nn.Linear(features, ROTATIONS)
         self.projection = nn.Sequential(

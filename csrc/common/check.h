@@ -17,9 +17,9 @@ std::string concat(const Parts&... parts) {
 }  // namespace stor
 
 // std::invalid_argument, not torch's runtime_error: it reaches Python as ValueError.
-#define STOR_CHECK(condition, ...)                             \
-  do {                                                         \
-    if (!(condition)) {                                        \
+#define STOR_CHECK(condition, ...)                              \
+  do {                                                          \
+    if (!(condition)) {                                         \
       throw std::invalid_argument(::stor::concat(__VA_ARGS__)); \
-    }                                                          \
+    }                                                           \
   } while (false)

@@ -34,7 +34,13 @@ inline Video make_video(const char* op, const Tensor& tensor, int64_t first_dim,
              ", ", size(2), ", ", size(3), ")");
   const char* data = static_cast<const char*>(tensor.const_data_ptr());
   return {data + offset * static_cast<int64_t>(tensor.element_size()),
-          size(0), size(1), size(2), stride(0), stride(1), stride(2), stride(3)};
+          size(0),
+          size(1),
+          size(2),
+          stride(0),
+          stride(1),
+          stride(2),
+          stride(3)};
 }
 
 inline VideoBatch unpack_videos(const char* op, const std::vector<Tensor>& tensors) {
@@ -52,8 +58,8 @@ inline VideoBatch unpack_videos(const char* op, const std::vector<Tensor>& tenso
   }
   for (size_t i = 0; i < tensors.size(); ++i) {
     const Tensor& tensor = tensors[i];
-    STOR_CHECK(tensor.dim() == 4, op, ": videos[", i, "]: expected (T, H, W, C), got ", tensor.dim(),
-               " dimension(s)");
+    STOR_CHECK(tensor.dim() == 4, op, ": videos[", i, "]: expected (T, H, W, C), got ",
+               tensor.dim(), " dimension(s)");
     STOR_CHECK(tensor.scalar_type() == batch.dtype && tensor.size(3) == batch.channels, op,
                ": videos[", i, "]: expected dtype and channels of videos[0]");
     batch.videos.push_back(make_video(op, tensor, 0, 0));
@@ -92,7 +98,8 @@ inline ClipOptions make_options(const char* op, const VideoBatch& batch,
 inline std::optional<Tensor> unpack_color(const char* op, const std::optional<Tensor>& color,
                                           const VideoBatch& batch, int64_t num_views) {
   if (!color) return std::nullopt;
-  STOR_CHECK(batch.channels == 3, op, ": color: expected videos of 3 channels, got ", batch.channels);
+  STOR_CHECK(batch.channels == 3, op, ": color: expected videos of 3 channels, got ",
+             batch.channels);
   STOR_CHECK(color->scalar_type() == ScalarType::Float && color->dim() == 3 &&
                  color->size(0) == num_views && color->size(1) == 3 && color->size(2) == 4,
              op, ": color: expected float32 (", num_views, ", 3, 4)");

@@ -1,8 +1,8 @@
 // CPU kernel and launchers of crop_resize and crop_resize_pair.
 //
-// One task is one output frame of one view: source rows are blended into one row of floats (rows and
-// frames together), that row is filtered along x, and each pixel is transformed and stored where flip
-// and rotation put it. Weights are computed once per view and thread.
+// One task is one output frame of one view: source rows are blended into one row of floats (rows
+// and frames together), that row is filtered along x, and each pixel is transformed and stored
+// where flip and rotation put it. Weights are computed once per view and thread.
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
@@ -159,8 +159,8 @@ struct Job {
       const Taps taps = rows.taps[r];
       for (int64_t f = 0; f < frames.count; ++f) {
         for (int64_t tap = 0; tap < taps.count; ++tap) {
-          add_row(video, frames.first + f, taps.first + tap, columns.first, source_columns, channels,
-                  frame_weights[f] * rows.weights_of(r)[tap], row.data());
+          add_row(video, frames.first + f, taps.first + tap, columns.first, source_columns,
+                  channels, frame_weights[f] * rows.weights_of(r)[tap], row.data());
         }
       }
       store_row(row.data(), columns, transform, channels, place.per_column, stride_c,

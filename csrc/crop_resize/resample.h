@@ -1,10 +1,10 @@
 // Where an output pixel or frame reads its source: positions, taps and weights along one axis.
 // Torch-free: CPU kernels, CUDA kernels and the emulator include this file unchanged.
 //
-// Output i of `size` sits at begin + (i + 0.5) * scale, scale = length / size, and pixel j's centre at
-// j + 0.5. Only pixels that the box touches take part (torchvision: crop, then resize); of these, the
-// ones outside the frame have the value of its nearest edge pixel. Doubles, since any finite float32 is
-// a legal edge; clamped before they become integers.
+// Output i of `size` sits at begin + (i + 0.5) * scale, scale = length / size, and pixel j's centre
+// at j + 0.5. Only pixels that the box touches take part (torchvision: crop, then resize); of
+// these, the ones outside the frame have the value of its nearest edge pixel. Doubles, since any
+// finite float32 is a legal edge; clamped before they become integers.
 #pragma once
 
 #include <cmath>
@@ -63,8 +63,8 @@ STOR_HOST_DEVICE Taps bilinear_taps(const ResampleAxis& axis, int64_t i, float* 
   return {first, 2};
 }
 
-// The triangle filter of F.interpolate(antialias=True): one source pixel wide when it enlarges, `scale`
-// pixels when it shrinks.
+// The triangle filter of F.interpolate(antialias=True): one source pixel wide when it enlarges,
+// `scale` pixels when it shrinks.
 struct Triangle {
   double centre, support;
 
@@ -76,10 +76,11 @@ struct Triangle {
     const double height = 1.0 - fabs(distance(pixel)) / support;
     return height > 0.0 ? height : 0.0;
   }
-  // The weights of pixels m .. n, which lie within the support, in closed form: a box may reach so far
-  // outside the frame that a loop would never end.
+  // The weights of pixels m .. n, which lie within the support, in closed form: a box may reach so
+  // far outside the frame that a loop would never end.
   STOR_HOST_DEVICE double sum(double m, double n) const {
-    const double turn = clamp(floor(centre - 0.5), m - 1.0, n);  // the last pixel left of the centre
+    const double turn =
+        clamp(floor(centre - 0.5), m - 1.0, n);  // the last pixel left of the centre
     const double left = turn - m + 1.0, right = n - turn;
     const double reach_left = left * -(distance(m) + distance(turn)) / 2.0;
     const double reach_right = right * (distance(turn + 1.0) + distance(n)) / 2.0;
@@ -123,12 +124,13 @@ STOR_HOST_DEVICE Taps triangle_taps(const ResampleAxis& axis, int64_t i, float* 
   return taps;
 }
 
-STOR_HOST_DEVICE Taps axis_taps(const ResampleAxis& axis, int64_t i, bool antialias, float* weights) {
+STOR_HOST_DEVICE Taps axis_taps(const ResampleAxis& axis, int64_t i, bool antialias,
+                                float* weights) {
   return antialias ? triangle_taps(axis, i, weights) : bilinear_taps(axis, i, weights);
 }
 
-// The source frames of output frame t at start + t * stride: the nearest, floor(x + 0.5), or the two
-// around it. weights: room for 2.
+// The source frames of output frame t at start + t * stride: the nearest, floor(x + 0.5), or the
+// two around it. weights: room for 2.
 STOR_HOST_DEVICE Taps frame_taps(const View& view, int64_t t, int64_t num_frames, bool linear,
                                  float* weights) {
   const double last = static_cast<double>(num_frames - 1);

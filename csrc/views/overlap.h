@@ -1,4 +1,5 @@
-// Overlap rates of two views, measured over the first: gamma_s and gamma_t of CSTP (arXiv 2112.08913).
+// Overlap rates of two views, measured over the first: gamma_s and gamma_t of CSTP (arXiv
+// 2112.08913).
 #pragma once
 
 #include "view.h"
@@ -21,7 +22,8 @@ STOR_HOST_DEVICE double shared_part(Interval a, Interval b) {
 // Both views must be free of faults. Views of different videos share nothing.
 STOR_HOST_DEVICE Overlap measure_overlap(const View& a, const View& b, int64_t clip_frames) {
   if (a.video != b.video) return {0.0, 0.0};
-  // Times are counted from a's start: added to a huge start, a short clip would be rounded to nothing.
+  // Times are counted from a's start: added to a huge start, a short clip would be rounded to
+  // nothing.
   const double clip = static_cast<double>(clip_frames);
   const double later = static_cast<double>(b.start) - static_cast<double>(a.start);
   return {shared_part(a.columns(), b.columns()) * shared_part(a.rows(), b.rows()),

@@ -1,5 +1,6 @@
-// Philox 4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as
-// 1, 2, 3" (SC 2011), section 3.3. A draw is a function of (key, counter) alone: no state, any order.
+// Philox 4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy
+// as 1, 2, 3" (SC 2011), section 3.3. A draw is a function of (key, counter) alone: no state, any
+// order.
 #pragma once
 
 #include <cstdint>

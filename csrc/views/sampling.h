@@ -1,11 +1,12 @@
-// Two views of one video whose overlap rates are exactly the classes drawn (CSTP, arXiv 2112.08913).
+// Two views of one video whose overlap rates are exactly the classes drawn (CSTP, arXiv
+// 2112.08913).
 //
 // Everything that the network could use to guess a class without looking (box size, aspect, stride)
 // is drawn before the class, from the range in which every class is feasible. Nothing is redrawn.
 //
-// The same bits everywhere: only +, -, *, /, sqrt and floor on doubles, which IEEE 754 rounds in one
-// way. The file must be compiled without contraction into fused multiply-adds
-// (g++ -ffp-contract=off, nvcc -fmad=false).
+// The same bits everywhere: only +, -, *, /, sqrt and floor on doubles, which IEEE 754 rounds in
+// one way. The file must be compiled without contraction into fused multiply-adds (g++
+// -ffp-contract=off, nvcc -fmad=false).
 #pragma once
 
 #include <cmath>
@@ -28,8 +29,8 @@ struct SamplingParams {
   uint64_t seed;
   uint32_t epoch;
   uint32_t draw;
-  double scale_min, scale_max;        // box area over frame area
-  double ratio_low, ratio_span;       // box width over height: low * span^[0, 1)
+  double scale_min, scale_max;   // box area over frame area
+  double ratio_low, ratio_span;  // box width over height: low * span^[0, 1)
   double strides[kMaxClasses];
   double rates[kMaxClasses];
   int num_strides, num_rates;
@@ -56,8 +57,22 @@ struct ViewPair {
 class PairDraws {
  public:
   enum Name {
-    kSpatialClass, kTemporalClass, kStride, kRatio, kScale, kShift, kDirections, kLeft,
-    kTop, kStart, kShortShift, kRotationFirst, kRotationSecond, kFlipFirst, kFlipSecond, kSpare,
+    kSpatialClass,
+    kTemporalClass,
+    kStride,
+    kRatio,
+    kScale,
+    kShift,
+    kDirections,
+    kLeft,
+    kTop,
+    kStart,
+    kShortShift,
+    kRotationFirst,
+    kRotationSecond,
+    kFlipFirst,
+    kFlipSecond,
+    kSpare,
   };
 
   STOR_HOST_DEVICE PairDraws(const SamplingParams& params, uint64_t key) {
@@ -86,8 +101,8 @@ class PairDraws {
 STOR_HOST_DEVICE double smaller(double a, double b) { return a < b ? a : b; }
 STOR_HOST_DEVICE double larger(double a, double b) { return a > b ? a : b; }
 
-// Sizes and positions along an axis are multiples of this many pixels, a power of two: float32 holds
-// them exactly, so both boxes have the very same size and class 1.0 is measured as exactly 1.
+// Sizes and positions along an axis are multiples of this many pixels, a power of two: float32
+// holds them exactly, so both boxes have the very same size and class 1.0 is measured as exactly 1.
 STOR_HOST_DEVICE double pixel_grid(double extent) {
   double grid = 1.0 / 1024.0;
   while (extent > grid * kMaxExtent) grid *= 2.0;
@@ -95,7 +110,8 @@ STOR_HOST_DEVICE double pixel_grid(double extent) {
 }
 STOR_HOST_DEVICE double floor_to(double grid, double x) { return floor(x / grid) * grid; }
 
-// base^(fraction / 2^32), bit by bit: the exp and log of two maths libraries differ in the last bit.
+// base^(fraction / 2^32), bit by bit: the exp and log of two maths libraries differ in the last
+// bit.
 STOR_HOST_DEVICE double portable_power(double base, uint32_t fraction) {
   double power = 1.0;
   for (int bit = 31; bit >= 0; --bit) {
@@ -105,10 +121,10 @@ STOR_HOST_DEVICE double portable_power(double base, uint32_t fraction) {
   return power;
 }
 
-// The largest box area, as a fraction of the frame, from which two boxes inside the frame can still be
-// shifted apart to the lowest rate. With p = w / W, q = h / H a box can move by at most 1 / p - 1 of
-// itself, so the least overlap is (2 - 1 / p)(2 - 1 / q); with p / q given and t = 1 / sqrt(p q) that is
-// t^2 - 2 m t + 4, m = sqrt(p / q) + sqrt(q / p). Neither side may exceed the frame.
+// The largest box area, as a fraction of the frame, from which two boxes inside the frame can still
+// be shifted apart to the lowest rate. With p = w / W, q = h / H a box can move by at most 1 / p -
+// 1 of itself, so the least overlap is (2 - 1 / p)(2 - 1 / q); with p / q given and t = 1 / sqrt(p
+// q) that is t^2 - 2 m t + 4, m = sqrt(p / q) + sqrt(q / p). Neither side may exceed the frame.
 STOR_HOST_DEVICE double largest_feasible_scale(double p_over_q, double lowest_rate) {
   const double root = sqrt(p_over_q);
   const double inverse = 1.0 / root;
@@ -122,8 +138,10 @@ struct Shift {
   double along, across;  // of the drawn axis and of the other one, as fractions of the box
 };
 
-// Draws (a, b) with (1 - a)(1 - b) = rate, a <= max_along, b <= max_across: a uniform in its feasible range.
-STOR_HOST_DEVICE Shift draw_shift(double rate, double max_along, double max_across, double uniform) {
+// Draws (a, b) with (1 - a)(1 - b) = rate, a <= max_along, b <= max_across: a uniform in its
+// feasible range.
+STOR_HOST_DEVICE Shift draw_shift(double rate, double max_along, double max_across,
+                                  double uniform) {
   const double high = smaller(max_along, 1.0 - rate);
   const double low =
       smaller(max_across < 1.0 ? larger(1.0 - rate / (1.0 - max_across), 0.0) : 0.0, high);
@@ -132,7 +150,8 @@ STOR_HOST_DEVICE Shift draw_shift(double rate, double max_along, double max_acro
   return {along, smaller(larger(across, 0.0), max_across)};
 }
 
-// One axis of both boxes: `size` long, `shift` apart (rounded to the grid), anywhere inside the frame.
+// One axis of both boxes: `size` long, `shift` apart (rounded to the grid), anywhere inside the
+// frame.
 STOR_HOST_DEVICE void place(double extent, double size, double shift, bool swap, double uniform,
                             int axis, ViewPair& pair) {
   const double grid = pixel_grid(extent);
@@ -181,7 +200,8 @@ STOR_HOST_DEVICE void draw_boxes(const SamplingParams& params, const VideoShape&
   place(frame_height, height, shift_y, draws.direction(2), draws.uniform(PairDraws::kTop), 1, pair);
 }
 
-// Strides under which a span of `steps` frames lies inside the video: how many, and which one is n-th.
+// Strides under which a span of `steps` frames lies inside the video: how many, and which one is
+// n-th.
 STOR_HOST_DEVICE int count_strides(const SamplingParams& params, int64_t steps, int64_t frames) {
   int count = 0;
   for (int i = 0; i < params.num_strides; ++i) count += steps * params.strides[i] <= frames;
@@ -219,11 +239,12 @@ STOR_HOST_DEVICE void draw_times(const SamplingParams& params, const VideoShape&
     pair.temporal_class = draws.below(PairDraws::kTemporalClass, params.num_rates);
     shift = shift_in_steps(params.rates[pair.temporal_class], clip);
   } else {
-    // Too short for its class grid: the label is ignored, the views stay valid and on one frame lattice.
+    // Too short for its class grid: the label is ignored, the views stay valid and on one frame
+    // lattice.
     const int fitting = count_strides(params, clip, shape.frames);
-    pair.playback_class =
-        fitting > 0 ? nth_stride(params, clip, shape.frames, draws.below(PairDraws::kStride, fitting))
-                    : smallest_stride(params);
+    pair.playback_class = fitting > 0 ? nth_stride(params, clip, shape.frames,
+                                                   draws.below(PairDraws::kStride, fitting))
+                                      : smallest_stride(params);
     pair.temporal_class = kIgnoredClass;
     const double spare = shape.frames / params.strides[pair.playback_class] - clip;
     if (spare >= 1.0) {

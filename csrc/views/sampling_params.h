@@ -23,11 +23,13 @@ inline SamplingParams make_sampling_params(int64_t clip_frames, int64_t seed, in
              ": epoch: expected 0 to 2^32 - 1, got ", epoch);
   STOR_CHECK(draw >= 0 && draw < (int64_t{1} << 30), kOp, ": draw: expected 0 to 2^30 - 1, got ",
              draw);
-  STOR_CHECK(scale.size() == 2, kOp, ": scale: expected (low, high), got ", scale.size(), " numbers");
-  STOR_CHECK(ratio.size() == 2, kOp, ": ratio: expected (low, high), got ", ratio.size(), " numbers");
+  STOR_CHECK(scale.size() == 2, kOp, ": scale: expected (low, high), got ", scale.size(),
+             " numbers");
+  STOR_CHECK(ratio.size() == 2, kOp, ": ratio: expected (low, high), got ", ratio.size(),
+             " numbers");
   const auto count_ok = [](size_t count) { return count >= 1 && count <= kMaxClasses; };
-  STOR_CHECK(count_ok(strides.size()), kOp, ": strides: expected 1 to ", kMaxClasses, " numbers, got ",
-             strides.size());
+  STOR_CHECK(count_ok(strides.size()), kOp, ": strides: expected 1 to ", kMaxClasses,
+             " numbers, got ", strides.size());
   STOR_CHECK(count_ok(rates.size()), kOp, ": rates: expected 1 to ", kMaxClasses, " numbers, got ",
              rates.size());
   // Also refuses NaN. The bounds keep every number below within what its type holds.
@@ -70,8 +72,9 @@ class VideoColumns {
  public:
   VideoColumns(const Tensor& num_frames, const Tensor& heights, const Tensor& widths,
                const Tensor& keys)
-      : columns_{column("num_frames", num_frames, num_frames), column("heights", heights, num_frames),
-                 column("widths", widths, num_frames), column("keys", keys, num_frames)} {
+      : columns_{column("num_frames", num_frames, num_frames),
+                 column("heights", heights, num_frames), column("widths", widths, num_frames),
+                 column("keys", keys, num_frames)} {
     for (int i = 0; i < 4; ++i) data_[i] = columns_[i].const_data_ptr<int64_t>();
   }
 

@@ -45,9 +45,11 @@ inline std::string format(const View& view) {
 class UnpackedViews {
  public:
   UnpackedViews(const char* op, const char* argument, const std::vector<Tensor>& fields) {
-    static constexpr const char* kNames[6] = {"video", "start", "stride", "box", "flip", "rotation"};
-    static constexpr ScalarType kTypes[6] = {ScalarType::Long,  ScalarType::Float, ScalarType::Float,
-                                             ScalarType::Float, ScalarType::Bool,  ScalarType::Byte};
+    static constexpr const char* kNames[6] = {"video", "start", "stride",
+                                              "box",   "flip",  "rotation"};
+    static constexpr ScalarType kTypes[6] = {ScalarType::Long,  ScalarType::Float,
+                                             ScalarType::Float, ScalarType::Float,
+                                             ScalarType::Bool,  ScalarType::Byte};
     STOR_CHECK(fields.size() == 6, op, ": ", argument, ": expected 6 tensors, got ", fields.size());
     for (int i = 0; i < 6; ++i) {
       const Tensor& field = fields[i];
@@ -61,13 +63,17 @@ class UnpackedViews {
       columns_.push_back(torch::stable::contiguous(field));
     }
     STOR_CHECK(columns_[3].size(1) == 4, op, ": ", argument, ".box: expected shape (",
-               columns_[0].size(0), ", 4), got (", columns_[3].size(0), ", ", columns_[3].size(1), ")");
+               columns_[0].size(0), ", 4), got (", columns_[3].size(0), ", ", columns_[3].size(1),
+               ")");
   }
 
   ViewTable table() const {
-    return {columns_[0].const_data_ptr<int64_t>(), columns_[1].const_data_ptr<float>(),
-            columns_[2].const_data_ptr<float>(),   columns_[3].const_data_ptr<float>(),
-            columns_[4].const_data_ptr<bool>(),    columns_[5].const_data_ptr<uint8_t>(),
+    return {columns_[0].const_data_ptr<int64_t>(),
+            columns_[1].const_data_ptr<float>(),
+            columns_[2].const_data_ptr<float>(),
+            columns_[3].const_data_ptr<float>(),
+            columns_[4].const_data_ptr<bool>(),
+            columns_[5].const_data_ptr<uint8_t>(),
             columns_[0].size(0)};
   }
 

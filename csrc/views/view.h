@@ -66,12 +66,8 @@ struct ViewTable {
 
   STOR_HOST_DEVICE View operator[](int64_t row) const {
     const float* edges = box + 4 * row;
-    return {video[row],
-            start[row],
-            stride[row],
-            {edges[0], edges[1], edges[2], edges[3]},
-            flip[row],
-            rotation[row]};
+    return {video[row], start[row],   stride[row], {edges[0], edges[1], edges[2], edges[3]},
+            flip[row],  rotation[row]};
   }
 };
 

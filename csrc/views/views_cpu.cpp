@@ -16,9 +16,9 @@ constexpr int64_t kPairsPerTask = 512;
 
 std::vector<Tensor> new_views(const Tensor& like, int64_t rows) {
   using torch::stable::new_empty;
-  return {new_empty(like, {rows}, ScalarType::Long),     new_empty(like, {rows}, ScalarType::Float),
-          new_empty(like, {rows}, ScalarType::Float),    new_empty(like, {rows, 4}, ScalarType::Float),
-          new_empty(like, {rows}, ScalarType::Bool),     new_empty(like, {rows}, ScalarType::Byte)};
+  return {new_empty(like, {rows}, ScalarType::Long),  new_empty(like, {rows}, ScalarType::Float),
+          new_empty(like, {rows}, ScalarType::Float), new_empty(like, {rows, 4}, ScalarType::Float),
+          new_empty(like, {rows}, ScalarType::Bool),  new_empty(like, {rows}, ScalarType::Byte)};
 }
 
 MutableViewTable writable(const std::vector<Tensor>& fields) {
@@ -33,15 +33,15 @@ std::vector<Tensor> sample_view_pairs_cpu(const Tensor& num_frames, const Tensor
                                           int64_t draw, std::vector<double> scale,
                                           std::vector<double> ratio, std::vector<double> strides,
                                           std::vector<double> rates, bool rotate, double flip) {
-  const SamplingParams params =
-      make_sampling_params(clip_frames, seed, epoch, draw, scale, ratio, strides, rates, rotate, flip);
+  const SamplingParams params = make_sampling_params(clip_frames, seed, epoch, draw, scale, ratio,
+                                                     strides, rates, rotate, flip);
   const VideoColumns videos(num_frames, heights, widths, keys);
   const int64_t rows = videos.size();
   for (int64_t row = 0; row < rows; ++row) {
     const VideoShape shape = videos.shape(row);
     STOR_CHECK(shape.valid(), "sample_view_pairs: row ", row,
-               ": expected num_frames, height and width of 1 to ", kMaxExtent, ", got ", shape.frames,
-               ", ", shape.height, " and ", shape.width);
+               ": expected num_frames, height and width of 1 to ", kMaxExtent, ", got ",
+               shape.frames, ", ", shape.height, " and ", shape.width);
   }
 
   std::vector<Tensor> result = new_views(num_frames, rows);

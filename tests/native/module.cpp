@@ -11,9 +11,10 @@
 
 namespace {
 
-std::array<uint32_t, 4> philox4x32_10(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
-  const stor::PhiloxBlock block = stor::philox4x32_10(
-      {{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
+std::array<uint32_t, 4> philox4x32_10(std::array<uint32_t, 4> counter,
+                                      std::array<uint32_t, 2> key) {
+  const stor::PhiloxBlock block =
+      stor::philox4x32_10({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
   return {block.word[0], block.word[1], block.word[2], block.word[3]};
 }
 
