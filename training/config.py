@@ -130,7 +130,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         Config(
             data=Data(clip_frames=8, size=64, draws=16, batch_size=16, workers=2),
             model=Model(backbone="tiny", projection=64),
-            optim=Optim(epochs=50, warmup_epochs=2.0, lr=0.02),
+            optim=Optim(epochs=40, warmup_epochs=2.0, lr=0.02),
             run=Run(out="runs/tiny", checkpoint_every=50),
         ),
     ),
