@@ -87,10 +87,14 @@ class Reporter:
         if records:
             part = max(len(records) // 10, 1)
             first, last = records[:part], records[-part:]
-            self.say(f"\nWhat was learned, on pairs drawn afresh from {videos} video(s):")
-            table = Table(
-                "", f"first {part} step(s)", f"last {part} step(s)", "chance", "commonest class"
+            self.say(
+                f"\nWhat was learned, on pairs drawn afresh from {videos} video(s), in the first and last "
+                f"{part} step(s):"
             )
+            table = Table()
+            table.add_column("", no_wrap=True)
+            for name in ("first", "last", "chance", "commonest class"):
+                table.add_column(name, justify="right", no_wrap=True)
             for name in ("loss", *(f"loss_{term}" for term in TERMS)):
                 before, after = (float(np.mean([r[name] for r in part])) for part in (first, last))
                 label = "loss" if name == "loss" else f"loss, {name.removeprefix('loss_')}"

@@ -25,7 +25,7 @@ class Predictions(NamedTuple):
 class TinyR2Plus1D(nn.Sequential):
     """Four small (2+1)D stages: for two CPU cores and for tests.
 
-    Pools to a 2 x 2 grid and not to one pixel: so small a network sees where a crop lies only if it is told.
+    Pools to a 2 x 2 grid and not to one pixel: so small a network sees where things lie only if it is told.
     """
 
     features = 4 * 128
