@@ -19,12 +19,17 @@ OPS = (
     "info_nce",
 )
 OPTIONAL = {
-    "triton": "InfoNCE on a GPU",
+    "triton": "torch.compile on a GPU",
     "torchvision": "backbones of training/",
     "decord": "fast video decoding in training/",
     "av": "exact video decoding in training/",
     "matplotlib": "plots of training/ and benchmarks/",
 }
+
+
+def device_types() -> frozenset[str]:
+    """Return the torch device types that the compiled ops of this installation run on."""
+    return _load.DEVICE_TYPES - {"meta"}
 
 
 def _version(package: str) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,17 +173,20 @@ def test_interrupted_run_resumes_to_the_same_bits(
     assert 5 <= done < STEPS
     if number == signal.SIGINT:
         assert done == len(lines(out)), "Ctrl-C leaves a checkpoint of where it stopped"
-    result = run(command(videos, out, "--run.resume"))
+    # Neither the place of the videos nor the number of workers matters to the bits.
+    moved = tmp_path / "elsewhere" / videos.name
+    shutil.copytree(videos, moved)
+    result = run(command(moved, out, "--resume", "--data.workers", "1"))
     assert result.returncode == 0, result.stderr
     assert f"{done} done" in result.stdout
     assert_same_run(out, finished[0])
-    assert not list(out.glob("*.tmp")) or number == signal.SIGKILL
+    assert not list(out.glob("*.tmp"))
 
 
 def test_finished_run_resumes_to_its_summary(videos: Path, finished: tuple[Path, str]) -> None:
     out, _ = finished
     before = state(out)["step"], len(lines(out))
-    result = run(command(videos, out, "--run.resume"))
+    result = run(command(videos, out, "--resume"))
     assert result.returncode == 0, result.stderr
     assert "accuracy, rotation" in result.stdout
     assert (state(out)["step"], len(lines(out))) == before
@@ -192,15 +196,30 @@ def test_settings_that_cannot_be_used_are_errors(
     videos: Path, finished: tuple[Path, str], tmp_path: Path
 ) -> None:
     out, _ = finished
-    for extra, expected in (
-        ((), "--run.resume"),
-        (("--run.resume", "--optim.lr", "0.5"), "optim.lr: 0.05 in the checkpoint, 0.5 now"),
-        (("--run.resume", "--run.seed", "1"), "run.seed"),
+    more = tmp_path / "videos"
+    shutil.copytree(videos, more)
+    write_barcode(more / "new.mp4", frames=40)
+    for folder, extra, expected in (
+        (videos, ("--data.workers", "0"), "continue it with --resume"),
+        (videos, ("--resume", "--optim.lr", "0.5"), "optim.lr: 0.02 in the checkpoint, 0.5 now"),
+        (videos, ("--resume", "--run.seed", "1"), "run.seed"),
+        (more, ("--resume",), "videos: 3 video(s), "),
+        (
+            videos,
+            ("--data.batch-size", "0", "--data.rates", "1.5"),
+            "data.batch-size: expected at least 2, got 0",
+        ),
+        (videos, ("--run.device", "cuda"), "run.device: cuda cannot be used"),
     ):
-        result = run(command(videos, out, *extra))
+        result = run(command(folder, out, *extra))
         assert result.returncode == 2
         assert expected in result.stderr
         assert "Traceback" not in result.stderr
+    (tmp_path / "spoilt").mkdir()
+    (tmp_path / "spoilt" / CHECKPOINT).write_bytes(b"not a checkpoint")
+    result = run(command(videos, tmp_path / "spoilt", "--resume"))
+    assert result.returncode == 2
+    assert "not a readable checkpoint" in result.stderr
     result = run(command(tmp_path / "nowhere", tmp_path / "out"))
     assert result.returncode == 2
     assert "nowhere does not exist" in result.stderr
@@ -239,41 +258,57 @@ def test_help_explains_the_settings() -> None:
     assert "--objective.contrastive" in result.stdout
 
 
-RANK_SCRIPT = """
+def torchrun(arguments: list[str], script: Path) -> list[str]:
+    """Turn the command of one process into one of two ranks that run ``script``."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    return [arguments[0], *launcher, *arguments[3:]]
+
+
+# A rank that leaves its weights behind and, if told so, cannot read a video that the other rank can.
+RANK_SCRIPT = f"""
 import os, sys, torch
-import training.pretrain as pretrain
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+import training.data, training.pretrain as pretrain
 made = []
 class Spy(pretrain.PairModel):
     def __init__(self, config):
         super().__init__(config)
         made.append(self)
 pretrain.PairModel = Spy
+rank = os.environ["RANK"]
+if os.environ.get("SPY_BLIND") == rank:
+    opened = training.data.open_video
+    def open_video(path, **options):
+        if path.endswith("2.mp4"):
+            raise training.decode_scan.VideoError(path, "only rank 1 cannot read it")
+        return opened(path, **options)
+    training.data.open_video = open_video
 status = pretrain.main()
-state = {name: value.detach() for name, value in made[0].named_parameters()}
-torch.save(state, os.environ["SPY_OUT"] + os.environ["RANK"])
+weights = dict(made[0].named_parameters())
+torch.save({{name: value.detach() for name, value in weights.items()}}, os.environ["SPY_OUT"] + rank)
 sys.exit(status)
 """
 
 
-def test_two_ranks_stay_one_model(videos: Path, tmp_path: Path) -> None:
+def test_two_ranks_stay_one_model_and_tell_everything(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # A fault of the public code: the scheduler stepped on rank 0 only, so ranks drifted apart.
-    script = tmp_path / "spy.py"
+    script, out = tmp_path / "spy.py", tmp_path / "run"
     script.write_text(RANK_SCRIPT)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    arguments = command(videos, tmp_path / "run", "--optim.epochs", "1")
-    arguments[1:3] = torchrun
-    environment = {"SPY_OUT": str(tmp_path / "rank"), "PYTHONPATH": str(ROOT)}
-    os.environ.update(environment)
-    try:
-        result = run(arguments)
-    finally:
-        for name in environment:
-            del os.environ[name]
+    monkeypatch.setenv("SPY_OUT", str(tmp_path / "rank"))
+    monkeypatch.setenv("SPY_BLIND", "1")
+    result = run(torchrun(command(videos, out, "--optim.epochs", "1"), script))
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("step(s) in all") == 1, "only one rank talks"
     assert "6 step(s) in all; 2 x cpu" in result.stdout
+    assert "2.mp4: only rank 1 cannot read it" in result.stdout, "and for all of them"
+    assert state(out)["broken"] == {"videos/2.mp4": "only rank 1 cannot read it"}
+    assert all(sum(record["labels_spatial"]) == 2 * 4 for record in lines(out))
     first, second = (torch.load(tmp_path / f"rank{rank}", weights_only=True) for rank in (0, 1))
-    untrained = dict.fromkeys(first)
-    assert untrained.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
+
+    alone = run(command(videos, out, "--resume", "--optim.epochs", "1"))
+    assert alone.returncode == 2
+    assert "ranks: 2 in the checkpoint, 1 now" in alone.stderr

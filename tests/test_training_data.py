@@ -1,5 +1,6 @@
 """From files to batches: listing, compacting, broken videos, the order of samples."""
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +11,11 @@ from barcode import read_number, write_audio, write_barcode
 
 import stor_ops
 from training.config import Data
-from training.data import (
-    Batch,
-    NoReadableVideoError,
-    PairDataset,
-    PairSampler,
-    VideoFile,
-    collate,
-    compact,
-    list_videos,
-    make_loader,
-)
-from training.pretrain import timed_batches
-from training.ranks import Ranks
+from training.data import Batch, PairDataset, collate, compact, make_loader
+from training.errors import ConfigError, DataError, NoReadableVideoError
+from training.feed import Interruption, timed_batches
+from training.sampler import PairSampler
+from training.videos import VideoFile, fingerprint, list_videos
 
 SMALL = Data(clip_frames=4, size=32, batch_size=4, workers=0, draws=2, strides=(1, 2))
 
@@ -218,14 +211,52 @@ def test_sampler_of_a_small_set_still_fills_every_rank(items: int, batch: int, w
         assert all(len(part) == min(batch, max(items // world, 1)) for part in batches)
 
 
-def test_a_batch_that_never_comes_names_the_video(
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        (
+            lambda *_, **__: time.sleep(8),
+            r"timed out after 1(\.0)? seconds \(the workers are at .*a\.mp4\)",
+        ),
+        (
+            lambda *_, **__: os.kill(os.getpid(), 9),
+            r"exited unexpectedly \(the workers are at .*a\.mp4\)",
+        ),
+    ],
+)
+def test_a_decoder_that_hangs_or_crashes_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, trouble: object, message: str
+) -> None:
+    monkeypatch.setattr("training.data.open_video", trouble)
+    config = replace(SMALL, workers=1, timeout=1.0)
+    dataset = PairDataset(list_videos([str(folder)])[:1], config, seed=0)
+    sampler = PairSampler(len(dataset), batch_size=1, epochs=1, seed=0)
+    with pytest.raises(DataError, match=message):
+        next(timed_batches(dataset, sampler, Interruption(alone=True)))
+
+
+def test_whatever_a_decoder_raises_only_breaks_the_video(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.data.open_video", lambda *_, **__: time.sleep(8))
-    dataset = PairDataset(
-        list_videos([str(folder)])[:1], replace(SMALL, workers=1, timeout=1.0), seed=0
-    )
-    sampler = PairSampler(len(dataset), batch_size=1, epochs=1, seed=0)
-    alone = Ranks(0, 1, None, torch.device("cpu"))
-    with pytest.raises(RuntimeError, match=r"no batch within 1\.0 s; the workers are at .*a\.mp4"):
-        next(timed_batches(dataset, sampler, alone))
+    def trouble(*_: object, **__: object) -> None:
+        raise IndexError("a strange packet")
+
+    monkeypatch.setattr("training.data.open_video", trouble)
+    dataset = PairDataset(list_videos([str(folder)])[:1], SMALL, seed=0)
+    assert dataset[0, 0].broken[0][1] == "IndexError: a strange packet"
+
+
+def test_two_videos_of_one_name_are_refused(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "park.mp4").touch()
+    twice = [str(tmp_path / "a" / "park.mp4")] * 2
+    assert len(list_videos(twice)) == 1
+    with pytest.raises(ConfigError, match=r"a/park\.mp4 and .*b/park\.mp4"):
+        list_videos([twice[0], str(tmp_path / "b" / "park.mp4")])
+
+
+def test_fingerprint_changes_with_the_set_of_videos(folder: Path) -> None:
+    videos = list_videos([str(folder)])
+    assert fingerprint(videos) == fingerprint([replace(video, path="moved") for video in videos])
+    assert fingerprint(videos) != fingerprint(videos[:-1])

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 import stor_ops
 from stor_ops import ViewPairs
 from training.config import Config, Data, Model, Objective, Optim
-from training.metrics import head_scores, step_record
+from training.metrics import head_scores, statistics, step_record
 from training.model import PairModel, Predictions, TinyR2Plus1D, make_backbone
 from training.objective import HEADS, TERMS, joint_objective
 from training.pretrain import lr_factor
+from training.ranks import Ranks
 
 TINY = Config(model=Model(backbone="tiny", projection=16), data=Data(strides=(1, 2, 4, 8)))
 
@@ -83,9 +84,18 @@ def test_views_meet_only_in_the_overlap_heads() -> None:
         assert not torch.equal(getattr(before, head), getattr(after, head))
 
 
-def test_one_rank_needs_no_synchronised_batch_norm() -> None:
+@pytest.mark.parametrize(
+    ("world", "device", "expected"), [(1, "cuda", 0), (2, "cpu", 0), (2, "cuda", 9)]
+)
+def test_batch_norm_is_synchronised_over_ranks_on_gpus_alone(
+    monkeypatch: pytest.MonkeyPatch, world: int, device: str, expected: int
+) -> None:
     # A fault of the public code: SyncBatchNorm over one rank.
-    assert not any(isinstance(part, torch.nn.SyncBatchNorm) for part in PairModel(TINY).modules())
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, _: self)  # there may be no GPU
+    ranks = Ranks(0, world, None, torch.device(device))
+    network = ranks.prepare(PairModel(TINY))
+    kinds = [type(part) for part in network.modules()]
+    assert kinds.count(torch.nn.SyncBatchNorm) == expected
 
 
 def test_objective_is_the_weighted_sum_of_its_terms() -> None:
@@ -162,8 +172,12 @@ def test_head_scores_count_hits_and_name_both_baselines() -> None:
     out = _predictions(4)
     hit = F.one_hot(torch.tensor([0, 0, 2, 1]), 5).float()
     outcome = joint_objective(out._replace(spatial=hit), pairs, torch.arange(4), Objective())
-    record = step_record(7, 0.5, 0.01, outcome)
-    assert record["step"] == 7
-    scores = head_scores([record, record], dict(zip(HEADS, (5, 5, 4, 4), strict=True)))
+    classes = dict(zip(HEADS, (5, 5, 4, 4), strict=True))
+    record = step_record(statistics(outcome, classes).tolist(), 1, classes)
+    assert record["loss"] == pytest.approx(outcome.total.item())
+    assert record["loss_rotation"] == pytest.approx(outcome.terms["rotation"].item())
+    assert record["labels_spatial"] == [3, 1, 0, 0, 0]
+    assert sum(record["labels_rotation"]) == 8
+    scores = head_scores([record, record], classes)
     assert scores["spatial"] == (0.75, 0.2, 0.75)
     assert "temporal" not in scores, "a head without a label has no accuracy"

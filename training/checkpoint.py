@@ -10,12 +10,9 @@ import torch
 from torch import nn
 
 from .config import Config, differences, to_json
+from .errors import CheckpointError
 
 NAME = "checkpoint.pt"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be used."""
 
 
 def save(
@@ -27,11 +24,25 @@ def save(
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
     scaler: torch.amp.GradScaler,
+    setting: dict[str, str],
     broken: dict[str, str],
 ) -> None:
     """Write the state after ``step`` steps; a kill leaves either the old checkpoint or the new one.
 
-    The sampler needs no state of its own: what it yields is a function of seed and step.
+    The sampler needs no state of its own: what it yields is a function of seed and step. Nor do random
+    generators: nothing draws from them after the weights are initialised.
+
+    Args:
+        folder: of the run.
+        step: steps done.
+        config: of the run.
+        model: without DDP's wrapper.
+        optimizer: of the run.
+        scheduler: of the run.
+        scaler: of the run.
+        setting: what else a run must have in common to be the same, such as the set of videos.
+        broken: name and reason of each video that could not be read.
+
     """
     state = {
         "step": step,
@@ -40,15 +51,20 @@ def save(
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
         "scaler": scaler.state_dict(),
-        "rng": torch.get_rng_state(),
+        "setting": setting,
         "broken": broken,
     }
-    temporary = folder / f"{NAME}.{os.getpid()}.tmp"
+    temporary = folder / f"{NAME}.tmp"
     with temporary.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(folder / NAME)
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the new name, too, must outlive a power cut
+    finally:
+        os.close(directory)
 
 
 def load(
@@ -59,6 +75,7 @@ def load(
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
     scaler: torch.amp.GradScaler,
+    setting: dict[str, str],
     device: torch.device,
 ) -> tuple[int, dict[str, str]]:
     """Restore everything that `save` wrote.
@@ -75,13 +92,16 @@ def load(
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
-    if changed := differences(state["config"], config):
+    changed = differences(state["config"], config)
+    for name, value in setting.items():
+        if state["setting"].get(name) != value:
+            changed.append(f"{name}: {state['setting'].get(name)} in the checkpoint, {value} now")
+    if changed:
         raise CheckpointError(f"{path}: made with other settings:\n  " + "\n  ".join(changed))
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
     scaler.load_state_dict(state["scaler"])
-    torch.set_rng_state(state["rng"].cpu())
     return state["step"], state["broken"]
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from .errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Run:
 
     out: str = "runs/pretrain"
     """Folder for checkpoints, metrics and pictures."""
-    resume: bool = False
+    resume: Annotated[bool, tyro.conf.arg(aliases=["--resume"])] = False
     """Continue from the checkpoint in `out`, or start if there is none."""
     seed: int = 0
     device: str = "auto"
@@ -142,8 +145,13 @@ def to_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2)
 
 
+# Settings that change where or how fast a run goes, but not one bit of what it computes. The videos are
+# compared by their names, not by how they were found.
+_FREE = {"data": {"videos", "workers", "timeout"}}
+
+
 def differences(recorded: str, config: Config) -> list[str]:
-    """Name the settings, other than those of `Run`, in which ``config`` differs from a record.
+    """Name the settings of the computation in which ``config`` differs from a record.
 
     Args:
         recorded: JSON as `to_json` writes it.
@@ -153,20 +161,60 @@ def differences(recorded: str, config: Config) -> list[str]:
     old: dict[str, Any] = json.loads(recorded)
     new: dict[str, Any] = json.loads(to_json(config))
     named = []
-    for section in ("data", "model", "objective", "optim"):
-        for name in {**old.get(section, {}), **new[section]}:
-            before, after = old.get(section, {}).get(name), new[section].get(name)
-            if before != after:
-                named.append(f"{section}.{name}: {before} in the checkpoint, {after} now")
-    if old.get("run", {}).get("seed") != config.run.seed:
-        named.append(
-            f"run.seed: {old.get('run', {}).get('seed')} in the checkpoint, {config.run.seed} now"
-        )
+    for section in ("data", "model", "objective", "optim", "run"):
+        before, after = old.get(section, {}), new[section]
+        names = {"seed"} if section == "run" else {*before, *after} - _FREE.get(section, set())
+        for name in sorted(names):
+            if before.get(name) != after.get(name):
+                named.append(
+                    f"{section}.{name}: {before.get(name)} in the checkpoint, {after.get(name)} now"
+                )
     return named
 
 
-def out_folder(config: Config) -> Path:
-    """Return the run's folder, made if need be."""
-    folder = Path(config.run.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def validate(config: Config) -> None:
+    """Check every setting that would otherwise fail late or with no name.
+
+    Raises:
+        ConfigError: names each setting that is out of range.
+
+    """
+    data, optim, run = config.data, config.optim, config.run
+    checks = {
+        "data.videos: expected at least one folder, file or list": len(data.videos) > 0,
+        f"data.clip-frames: expected at least 1, got {data.clip_frames}": data.clip_frames >= 1,
+        f"data.size: expected at least 16, got {data.size}": data.size >= 16,
+        f"data.strides: expected numbers above 0, got {data.strides}": (
+            len(data.strides) > 0 and min(data.strides) > 0
+        ),
+        f"data.rates: expected numbers in [0, 1], got {data.rates}": (
+            len(data.rates) > 0 and min(data.rates) >= 0 and max(data.rates) <= 1
+        ),
+        f"data.scale: expected 0 < low <= high <= 1, got {data.scale}": (
+            0 < data.scale[0] <= data.scale[1] <= 1
+        ),
+        f"data.ratio: expected 0 < low <= high, got {data.ratio}": 0
+        < data.ratio[0]
+        <= data.ratio[1],
+        f"data.flip: expected a probability, got {data.flip}": 0 <= data.flip <= 1,
+        f"data.draws: expected at least 1, got {data.draws}": data.draws >= 1,
+        f"data.batch-size: expected at least 2, got {data.batch_size}": data.batch_size >= 2,
+        f"data.workers: expected at least 0, got {data.workers}": data.workers >= 0,
+        f"data.timeout: expected above 0, got {data.timeout}": data.timeout > 0,
+        f"data.std: expected numbers above 0, got {data.std}": min(data.std) > 0,
+        f"objective.temperature: expected above 0, got {config.objective.temperature}": (
+            config.objective.temperature > 0
+        ),
+        f"optim.epochs: expected at least 1, got {optim.epochs}": optim.epochs >= 1,
+        f"optim.warmup-epochs: expected at least 0, got {optim.warmup_epochs}": (
+            optim.warmup_epochs >= 0
+        ),
+        f"optim.lr: expected above 0, got {optim.lr}": optim.lr > 0,
+        f"run.checkpoint-every: expected at least 1, got {run.checkpoint_every}": (
+            run.checkpoint_every >= 1
+        ),
+        f"run.log-every: expected at least 1, got {run.log_every}": run.log_every >= 1,
+        f"run.sheet-pairs: expected at least 1, got {run.sheet_pairs}": run.sheet_pairs >= 1,
+    }
+    if wrong := [text for text, holds in checks.items() if not holds]:
+        raise ConfigError("\n".join(wrong))

@@ -110,7 +110,7 @@ class Reporter:
                     f"{score.commonest:.1%}",
                 )
             self.console.print(table)
-        unlabelled = [head for head in HEADS if not any(r[f"labels_{head}"] for r in records)]
+        unlabelled = [head for head in HEADS if not any(sum(r[f"labels_{head}"]) for r in records)]
         if records and unlabelled:
             self.say(f"No label at all for: {', '.join(unlabelled)} (every video is too short).")
         self.say(f"skipped {len(broken)} of {videos} video(s)" + (":" if broken else ""))

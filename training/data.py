@@ -6,79 +6,23 @@ are; cropping, resizing and normalising happen later, on the training device.
 
 from __future__ import annotations
 
-import hashlib
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 import stor_ops
 from stor_ops import ViewPairs, Views
 
 from .config import Data
 from .decode import open_video
-from .decode_scan import VideoError
-
-VIDEO_SUFFIXES = frozenset(
-    ".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ts .mts .webm .wmv .ogv .3gp".split()  # noqa: SIM905
-)
-
-
-class NoReadableVideoError(RuntimeError):
-    """Not one of the videos could be read."""
-
-
-@dataclass(frozen=True)
-class VideoFile:
-    """A video and the stable id from which its random numbers are derived."""
-
-    path: str
-    name: str  # without the part that differs from machine to machine
-    key: int
-
-
-def list_videos(sources: Sequence[str]) -> list[VideoFile]:
-    """List the videos of folders, files and .txt lists, in an order that does not depend on the disk.
-
-    Args:
-        sources: folders, searched recursively by suffix; video files; .txt files with one path per line,
-            relative to the list.
-
-    Raises:
-        NoReadableVideoError: a source does not exist, or there is no video in any of them.
-
-    """
-    found: dict[str, str] = {}
-    for source in sources:
-        root = Path(source)
-        if root.is_dir():
-            for path in root.rglob("*"):
-                if path.suffix.lower() in VIDEO_SUFFIXES:
-                    found[(Path(root.resolve().name) / path.relative_to(root)).as_posix()] = str(
-                        path
-                    )
-        elif not root.exists():
-            raise NoReadableVideoError(f"data.videos: {source} does not exist")
-        elif root.suffix == ".txt":
-            for line in filter(None, map(str.strip, root.read_text().splitlines())):
-                found[line] = str(root.parent / line)
-        else:
-            found[root.name] = str(root)
-    if not found:
-        raise NoReadableVideoError(
-            f"data.videos: no video in {', '.join(sources) or 'an empty list'}"
-        )
-    return [VideoFile(found[name], name, _key(name)) for name in sorted(found)]
-
-
-def _key(name: str) -> int:
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
+from .errors import NoReadableVideoError
+from .sampler import PairSampler
+from .videos import VideoFile
 
 
 @dataclass(frozen=True)
@@ -183,8 +127,9 @@ class PairDataset(Dataset[Sample]):
             self.current[worker.id if worker else 0] = at
             try:
                 sample = self._read(at, epoch, draw + attempt * self.config.draws)
-            except VideoError as error:
-                broken.append((self.videos[at].name, error.reason))
+            except Exception as error:  # whatever a decoder makes of a bad file, the run goes on
+                reason = getattr(error, "reason", f"{type(error).__name__}: {error}")
+                broken.append((self.videos[at].name, reason))
                 continue
             seconds = time.perf_counter() - begin
             return replace(sample, broken=broken, decode_seconds=seconds)
@@ -241,56 +186,6 @@ def collate(samples: Sequence[Sample]) -> Batch | NoReadableVideoError:
         [entry for sample in samples for entry in sample.broken],
         sum(sample.decode_seconds for sample in samples),
     )
-
-
-class PairSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, item) from any step to the last: every rank and every resumed run agrees.
-
-    Args:
-        items: pairs of an epoch.
-        batch_size: pairs per step and rank; fewer where an epoch has fewer.
-        epochs: of the whole run.
-        seed: of the order.
-        first_step: where to begin, counted from the start of the run.
-        rank: of this process.
-        world: number of processes.
-
-    """
-
-    def __init__(
-        self,
-        items: int,
-        *,
-        batch_size: int,
-        epochs: int,
-        seed: int,
-        first_step: int = 0,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        self.items, self.seed, self.rank, self.world = items, seed, rank, world
-        self.batch = min(batch_size, max(items // world, 1))
-        self.steps_per_epoch = max(items // (self.batch * world), 1)
-        self.total_steps = epochs * self.steps_per_epoch
-        self.first_step = first_step
-
-    def __len__(self) -> int:
-        """Return the number of steps that are left."""
-        return self.total_steps - self.first_step
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield the batches of this rank."""
-        order: list[int] = []
-        ordered_epoch = -1
-        for step in range(self.first_step, self.total_steps):
-            epoch, in_epoch = divmod(step, self.steps_per_epoch)
-            if epoch != ordered_epoch:
-                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-                order = torch.randperm(self.items, generator=generator).tolist()
-                ordered_epoch = epoch
-            begin = (in_epoch * self.world + self.rank) * self.batch
-            # Fewer items than ranks: they are dealt out again.
-            yield [(epoch, order[(begin + i) % self.items]) for i in range(self.batch)]
 
 
 def _init_worker(_: int) -> None:

@@ -8,21 +8,48 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
 from .objective import HEADS, TERMS, Outcome
 
 NAME = "metrics.jsonl"
 
 
-def step_record(step: int, epoch: float, lr: float, outcome: Outcome) -> dict[str, Any]:
-    """Return what one step showed: losses, and per head how many labels, hits and of which class."""
-    record: dict[str, Any] = {"step": step, "epoch": round(epoch, 4), "lr": lr}
-    record["loss"] = outcome.total.item()
-    record.update({f"loss_{term}": outcome.terms[term].item() for term in TERMS})
+def statistics(outcome: Outcome, classes: dict[str, int]) -> Tensor:
+    """Return what one step showed as one float64 vector, to be summed over ranks and copied once.
+
+    Args:
+        outcome: of the step.
+        classes: number of classes of each head.
+
+    Returns:
+        The total loss, its terms, then for each head the hits and how often each class was the label.
+
+    """
+    parts = [torch.stack([outcome.total.detach(), *(outcome.terms[term] for term in TERMS)])]
     for head in HEADS:
         guess, label = outcome.guesses[head]
-        counted = label >= 0
-        record[f"hits_{head}"] = int((guess[counted] == label[counted]).sum())
-        record[f"labels_{head}"] = Counter(map(str, label[counted].tolist()))
+        parts.append((guess == label).sum()[None])  # an ignored label, -100, is never guessed
+        parts.append((label[:, None] == torch.arange(classes[head], device=label.device)).sum(0))
+    return torch.cat([part.double() for part in parts])
+
+
+def step_record(values: list[float], ranks: int, classes: dict[str, int]) -> dict[str, Any]:
+    """Return the losses, and per head the hits and the labels, of one step.
+
+    Args:
+        values: `statistics`, summed over ranks.
+        ranks: number of them.
+        classes: number of classes of each head.
+
+    """
+    queue = iter(values)
+    record: dict[str, Any] = {"loss": next(queue) / ranks}
+    record.update({f"loss_{term}": next(queue) / ranks for term in TERMS})
+    for head in HEADS:
+        record[f"hits_{head}"] = int(next(queue))
+        record[f"labels_{head}"] = [int(next(queue)) for _ in range(classes[head])]
     return record
 
 
@@ -43,15 +70,17 @@ def head_scores(records: Iterable[dict[str, Any]], classes: dict[str, int]) -> d
 
     """
     hits: Counter[str] = Counter()
-    labels: dict[str, Counter[str]] = {head: Counter() for head in HEADS}
+    labels = {head: [0] * classes[head] for head in HEADS}
     for record in records:
         for head in HEADS:
             hits[head] += record[f"hits_{head}"]
-            labels[head].update(record[f"labels_{head}"])
+            labels[head] = [
+                a + b for a, b in zip(labels[head], record[f"labels_{head}"], strict=True)
+            ]
     scores = {}
     for head in HEADS:
-        if total := labels[head].total():
-            commonest = max(labels[head].values()) / total
+        if total := sum(labels[head]):
+            commonest = max(labels[head]) / total
             scores[head] = HeadScore(hits[head] / total, 1 / classes[head], commonest)
     return scores
 
@@ -78,9 +107,10 @@ class MetricsWriter:
         from torch.utils.tensorboard import SummaryWriter
 
         kept = [record for record in read_records(folder) if record["step"] <= first_step]
-        self._file = (folder / NAME).open("w")
-        for record in kept:
-            self._file.write(json.dumps(record) + "\n")
+        temporary = folder / f"{NAME}.tmp"
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        temporary.replace(folder / NAME)
+        self._file = (folder / NAME).open("a")
         self._board = SummaryWriter(
             str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None
         )
@@ -94,7 +124,7 @@ class MetricsWriter:
             if isinstance(value, (int, float)) and not name.startswith("hits_") and name != "step":
                 self._board.add_scalar(name.replace("_", "/", 1), value, step)
         for head in HEADS:
-            if total := sum(record[f"labels_{head}"].values()):
+            if total := sum(record[f"labels_{head}"]):
                 self._board.add_scalar(f"accuracy/{head}", record[f"hits_{head}"] / total, step)
 
     def close(self) -> None:

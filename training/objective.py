@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
@@ -27,10 +29,16 @@ class Outcome(NamedTuple):
     guesses: dict[str, tuple[Tensor, Tensor]]  # predicted and true classes, by HEADS
 
 
-def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over the labels that are not -100; 0 where all are."""
-    counted = (labels >= 0).sum().clamp(min=1)
-    return F.cross_entropy(logits.float(), labels, reduction="sum") / counted
+def _label_counts(labels: Sequence[Tensor], group: ProcessGroup | None) -> Tensor:
+    """How many labels of each tensor are not -100: the mean over ranks, at least one in all.
+
+    DDP averages gradients over ranks; sums divided by this are then means over all labels of all ranks.
+    """
+    counts = torch.stack([(label >= 0).sum() for label in labels]).float()
+    if group is None:
+        return counts.clamp(min=1)
+    dist.all_reduce(counts, group=group)
+    return counts.clamp(min=1) / dist.get_world_size(group)
 
 
 def joint_objective(
@@ -45,12 +53,14 @@ def joint_objective(
     The contrastive term is multi-positive InfoNCE over the views of the batch: views of one video are
     positives. Playback and rotation are summed over both views.
 
+    A label of -100 does not count; a term without any label is 0.
+
     Args:
         predictions: of N pairs.
         pairs: their classes.
         video: int64 (N,), which video each pair shows.
         weights: of the terms.
-        group: ranks whose views are contrasted with these.
+        group: ranks whose batches make one with this; gradients are as DDP averages them.
 
     """
     labels = {
@@ -75,9 +85,11 @@ def joint_objective(
             group=group,
         )
     }
+    counts = iter(_label_counts([label for head in HEADS for label in labels[head]], group))
     for head in HEADS:
         views = zip(logits[head], labels[head], strict=True)
-        terms[head] = torch.stack([_class_loss(guess, label) for guess, label in views]).sum()
+        sums = [F.cross_entropy(guess.float(), label, reduction="sum") for guess, label in views]
+        terms[head] = torch.stack([total / next(counts) for total in sums]).sum()
     total = torch.stack([getattr(weights, term) * terms[term] for term in TERMS]).sum()
     guesses = {
         head: (torch.cat(logits[head]).detach().argmax(1), torch.cat(labels[head]))

@@ -18,6 +18,7 @@ from .data import Batch
 from .metrics import head_scores
 from .objective import HEADS, TERMS
 
+SHEET = "pairs.png"
 _COLOURS = {"first": "#d62728", "second": "#1f77b4"}
 
 
@@ -59,7 +60,7 @@ def draw_contact_sheet(batch: Batch, names: Sequence[str], config: Config, path:
     """Draw pairs: both boxes on the source frames, both clips, the four labels, the measured overlap.
 
     Args:
-        batch: on the CPU.
+        batch: on the CPU; of each video its first pair is drawn, as many as ``run.sheet_pairs``.
         names: of all videos.
         config: of the run.
         path: of the PNG to write.
@@ -69,14 +70,18 @@ def draw_contact_sheet(batch: Batch, names: Sequence[str], config: Config, path:
     from matplotlib.patches import Rectangle
 
     data = config.data
-    count = len(batch.videos)
+    seen = batch.video.tolist()
+    chosen = [row for row, video in enumerate(seen) if video not in seen[:row]]
+    chosen = chosen[: config.run.sheet_pairs]
     size = (data.clip_frames, data.size, data.size)
     first, second, overlap = stor_ops.crop_resize_pair(
         batch.videos, batch.pairs.first, batch.pairs.second, size, dtype=torch.uint8
     )
-    figure = Figure(figsize=(14, 2.6 * count), layout="constrained")
-    for row, part in enumerate(figure.subfigures(count, 1, squeeze=False)[:, 0]):
-        part.suptitle(_labels(batch, overlap, row, data, names), fontsize=9, x=0.01, ha="left")
+    figure = Figure(figsize=(14, 2.6 * len(chosen)), layout="constrained")
+    parts = figure.subfigures(len(chosen), 1, squeeze=False)[:, 0]
+    for row, part in zip(chosen, parts, strict=True):
+        text = _labels(batch, overlap, row, data, names)
+        part.suptitle(text, fontsize=9, x=0.01, ha="left", parse_math=False)  # names may hold a $
         columns = part.subplots(1, 4, width_ratios=[1, 1, 2, 2])
         for column, (view, clips) in enumerate((("first", first), ("second", second))):
             source, placed = getattr(batch.source, view), getattr(batch.pairs, view)

@@ -1,41 +1,34 @@
 """Pretrains a video backbone without labels: ``python -m training.pretrain tiny --data.videos DIR``.
 
-One process on a CPU or a GPU, or many under torchrun. Exit status: 0 done, 2 nothing to train on or
-settings that cannot be used, 130 interrupted with a checkpoint written.
+One process on a CPU or a GPU, or many under torchrun. Exit status: 0 done; 2 nothing to train on, or
+settings that cannot be used; 1 the loader stopped or the loss diverged; 130 interrupted. After 130
+a checkpoint of the last step is there, after 1 at least the last periodic one.
 """
 
 from __future__ import annotations
 
 import math
 import multiprocessing
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from types import FrameType
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import stor_ops
 
-from . import checkpoint, pictures
-from .config import PRESETS, Config, Optim, out_folder, to_json
+from . import checkpoint, metrics, pictures
+from .config import PRESETS, Config, Optim, to_json, validate
 from .console import Reporter
-from .data import (
-    Batch,
-    NoReadableVideoError,
-    PairDataset,
-    PairSampler,
-    collate,
-    list_videos,
-    make_loader,
-)
-from .metrics import MetricsWriter, read_records, step_record
+from .data import Batch, PairDataset
+from .errors import CheckpointError, DataError, DivergedError, NoReadableVideoError, TrainingError
+from .feed import Interruption, StopWaiting, halted, timed_batches
 from .model import ROTATIONS, PairModel
-from .objective import HEADS, joint_objective
+from .objective import HEADS, Outcome, joint_objective
 from .ranks import Ranks, join_ranks
+from .sampler import PairSampler
+from .videos import fingerprint, list_videos
 
 
 def lr_factor(step: int, steps_per_epoch: int, total_steps: int, optim: Optim) -> float:
@@ -47,191 +40,216 @@ def lr_factor(step: int, steps_per_epoch: int, total_steps: int, optim: Optim) -
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-class Interruption:
-    """Turns Ctrl-C and SIGTERM into a flag; a second Ctrl-C ends the process at once."""
+class Trainer:
+    """The parts of a run, and what is done with them."""
 
-    def __init__(self) -> None:
-        self.asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
+    def __init__(self, config: Config, ranks: Ranks) -> None:
+        data, optim = config.data, config.optim
+        self.config, self.ranks = config, ranks
+        self.folder = Path(config.run.out)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.videos = list_videos(data.videos)
+        self.broken: dict[str, str] = {}
+        sizes = (len(data.rates), len(data.rates), len(data.strides), ROTATIONS)
+        self.classes = dict(zip(HEADS, sizes, strict=True))
 
-    def _ask(self, number: int, _: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
+        self.dataset = PairDataset(self.videos, data, config.run.seed)
+        self.sampler = PairSampler(
+            len(self.dataset),
+            batch_size=data.batch_size,
+            epochs=optim.epochs,
+            seed=config.run.seed,
+            rank=ranks.rank,
+            world=ranks.world,
+        )
+        self.total = self.sampler.total_steps
 
+        torch.manual_seed(config.run.seed)
+        self.network = ranks.prepare(PairModel(config))
+        self.model = ranks.wrap(self.network).train()
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            lr=optim.lr,
+            momentum=optim.momentum,
+            weight_decay=optim.weight_decay,
+        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer,
+            lambda step: lr_factor(step, self.sampler.steps_per_epoch, self.total, optim),
+        )
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=optim.precision == "float16")
 
-def timed_batches(
-    dataset: PairDataset, sampler: PairSampler, ranks: Ranks
-) -> Iterator[tuple[Batch, float]]:
-    """Yield the batches of the rest of the run, each with the seconds that it was waited for.
+    def _state(self) -> dict[str, Any]:
+        return {
+            "config": self.config,
+            "model": self.network,
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+            "scaler": self.scaler,
+            "setting": {
+                "videos": fingerprint(self.videos),
+                "ranks": str(self.ranks.world),
+            },
+        }
 
-    Raises:
-        NoReadableVideoError: a batch found no video that can be read.
-        RuntimeError: a batch did not come in time; names the videos that the workers are at.
+    def restore(self) -> int:
+        """Load the checkpoint, if there is one, and return the steps done.
 
-    """
-    batches = iter(make_loader(dataset, sampler, pin_memory=ranks.device.type == "cuda"))
-    try:
-        while True:
-            begin = time.perf_counter()
-            batch = next(batches, None)
-            if batch is None:
-                return
-            if isinstance(batch, NoReadableVideoError):
-                raise batch
-            yield batch, time.perf_counter() - begin
-    except RuntimeError as error:
-        if "timed out" not in str(error):
-            raise
-        at = ", ".join(dataset.videos[i].name for i in dataset.current.tolist() if i >= 0)
-        seconds = dataset.config.timeout
-        raise RuntimeError(f"no batch within {seconds} s; the workers are at {at}") from error
-    finally:
-        del batches  # ends the workers now; a traceback may keep this frame alive
+        Raises:
+            CheckpointError: it is not to be continued, or of another run.
+            ConfigError: the ranks do not see the same videos or the same checkpoint.
+
+        """
+        path, done = self.folder / checkpoint.NAME, 0
+        if path.exists():
+            if not self.config.run.resume:
+                raise CheckpointError(
+                    f"{path} exists: continue it with --resume, or choose another --run.out"
+                )
+            done, self.broken = checkpoint.load(
+                self.folder, **self._state(), device=self.ranks.device
+            )
+        self.ranks.agree("the set of videos", fingerprint(self.videos))
+        self.ranks.agree("the steps of their checkpoints", done)
+        self.sampler.first_step = done
+        return done
+
+    def save(self, done: int) -> None:
+        """Write a checkpoint after ``done`` steps, on one rank."""
+        if self.ranks.chief:
+            checkpoint.save(self.folder, step=done, **self._state(), broken=self.broken)
+
+    def step(self, batch: Batch) -> Outcome:
+        """Crop on the device, predict, and take one step against the gradient."""
+        data, precision = self.config.data, self.config.optim.precision
+        batch = batch.to(self.ranks.device)
+        first, second, _ = stor_ops.crop_resize_pair(
+            batch.videos,
+            batch.pairs.first,
+            batch.pairs.second,
+            (data.clip_frames, data.size, data.size),
+            mean=data.mean,
+            std=data.std,
+        )
+        with torch.autocast(
+            self.ranks.device.type, getattr(torch, precision), enabled=precision != "float32"
+        ):
+            predictions = self.model(first, second)
+        outcome = joint_objective(
+            predictions, batch.pairs, batch.video, self.config.objective, self.ranks.group
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(outcome.total).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        return outcome
+
+    def note_broken(self, batch: Batch, reporter: Reporter, *, anywhere: bool) -> None:
+        """Remember and name the videos that any rank could not read."""
+        if not anywhere:
+            return
+        for found in self.ranks.gather(batch.broken):
+            for name, reason in found:
+                if name not in self.broken:
+                    self.broken[name] = reason
+                    reporter.say(f"skipped {name}: {reason}", style="yellow")
+
+    def finish(self, reporter: Reporter) -> None:
+        """Write backbone and curves, and say what was learned."""
+        folder = self.folder
+        backbone, curves = folder / "backbone.safetensors", folder / "curves.png"
+        checkpoint.export_backbone(self.network.backbone, self.config, backbone)
+        records = metrics.read_records(folder)
+        pictures.draw_curves(records, self.classes, curves)
+        names = (checkpoint.NAME, metrics.NAME, backbone.name, curves.name, pictures.SHEET)
+        files = [folder / name for name in names if (folder / name).exists()]
+        reporter.summary(records, self.broken, len(self.videos), files)
 
 
 def train(config: Config, ranks: Ranks) -> bool:
     """Train until the end or until asked to stop; return whether the end was reached.
 
     Raises:
-        NoReadableVideoError: there is no video that can be read.
-        CheckpointError: the folder holds a checkpoint that is not to be continued.
+        TrainingError: whatever a person can mend; a checkpoint of the steps done is there.
 
     """
-    data, optim, run, device = config.data, config.optim, config.run, ranks.device
-    folder = out_folder(config)
-    videos = list_videos(data.videos)
-    classes = dict(
-        zip(HEADS, (len(data.rates), len(data.rates), len(data.strides), ROTATIONS), strict=True)
-    )
-    reporter = Reporter(classes, log_every=run.log_every, quiet=not ranks.chief)
-
-    torch.manual_seed(run.seed)
-    network = PairModel(config)
-    if ranks.world > 1 and device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    network = network.to(device)
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay
-    )
-    dataset = PairDataset(videos, data, run.seed)
-    sampler = PairSampler(
-        len(dataset),
-        batch_size=data.batch_size,
-        epochs=optim.epochs,
-        seed=run.seed,
-        rank=ranks.rank,
-        world=ranks.world,
-    )
-    total = sampler.total_steps
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: lr_factor(step, sampler.steps_per_epoch, total, optim)
-    )
-    scaler = torch.amp.GradScaler(device.type, enabled=optim.precision == "float16")
-    state: dict[str, Any] = {
-        "config": config,
-        "model": network,
-        "optimizer": optimizer,
-        "scheduler": scheduler,
-        "scaler": scaler,
-    }
-
-    done, broken = 0, dict[str, str]()
-    if (folder / checkpoint.NAME).exists():
-        if not run.resume:
-            raise checkpoint.CheckpointError(
-                f"{folder / checkpoint.NAME} exists: continue it with --run.resume, "
-                "or choose another --run.out"
-            )
-        done, broken = checkpoint.load(folder, **state, device=device)
-    sampler.first_step = done
+    run, trainer = config.run, Trainer(config, ranks)
+    reporter = Reporter(trainer.classes, log_every=run.log_every, quiet=not ranks.chief)
+    done, total = trainer.restore(), trainer.total
+    per_epoch = trainer.sampler.steps_per_epoch
     reporter.say(
-        f"{len(videos)} video(s), {len(dataset)} pair(s) and {sampler.steps_per_epoch} step(s) an epoch, "
-        f"{total} step(s) in all{f', {done} done' if done else ''}; {ranks.world} x {device}"
+        f"{len(trainer.videos)} video(s), {len(trainer.dataset)} pair(s) and {per_epoch} step(s) an epoch, "
+        f"{total} step(s) in all{f', {done} done' if done else ''}; {ranks.world} x {ranks.device}"
     )
     if ranks.chief:
-        (folder / "config.json").write_text(to_json(config))
-
-    model = ranks.wrap(network).train()
-    autocast = torch.autocast(
-        device.type, getattr(torch, optim.precision), enabled=optim.precision != "float32"
-    )
-    size = (data.clip_frames, data.size, data.size)
-    interruption = Interruption()
-    metrics = MetricsWriter(folder, done) if ranks.chief else None
+        (trainer.folder / "config.json").write_text(to_json(config))
+    writer = metrics.MetricsWriter(trainer.folder, done) if ranks.chief else None
+    interruption = Interruption(alone=ranks.world == 1)
+    saved = done
     reporter.start(done, total)
     last = time.perf_counter()
-    for batch, waited in timed_batches(dataset, sampler, ranks):
-        for name, reason in batch.broken:
-            if name not in broken:
-                broken[name] = reason
-                reporter.say(f"skipped {name}: {reason}", style="yellow")
-        batch = batch.to(device)
-        first, second, _ = stor_ops.crop_resize_pair(
-            batch.videos, batch.pairs.first, batch.pairs.second, size, mean=data.mean, std=data.std
-        )
-        with autocast:
-            predictions = model(first, second)
-        outcome = joint_objective(
-            predictions, batch.pairs, batch.video, config.objective, ranks.group
-        )
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(outcome.total).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        lr = float(scheduler.get_last_lr()[0])
-        scheduler.step()
-        done += 1
+    try:
+        for batch, waited in timed_batches(
+            trainer.dataset,
+            trainer.sampler,
+            interruption,
+            pin_memory=ranks.device.type == "cuda",
+        ):
+            sheet = trainer.folder / pictures.SHEET
+            if ranks.chief and not sheet.exists():
+                names = [video.name for video in trainer.videos]
+                pictures.draw_contact_sheet(batch, names, config, sheet)
+            lr = float(trainer.scheduler.get_last_lr()[0])
+            outcome = trainer.step(batch)
+            # One copy from the device a step, and with many ranks one reduction, tells everything.
+            flags = torch.tensor([interruption.asked, len(batch.broken)], dtype=torch.float64)
+            shown = metrics.statistics(outcome, trainer.classes)
+            stop, broken, *values = ranks.sum(torch.cat([flags.to(shown.device), shown]))
+            record = metrics.step_record(values, ranks.world, trainer.classes)
+            if not math.isfinite(record["loss"]):
+                raise DivergedError(f"the loss is not finite at step {done + 1}: lower --optim.lr")
+            done += 1
+            trainer.note_broken(batch, reporter, anywhere=broken > 0)
 
-        now = time.perf_counter()
-        record = step_record(done, done / sampler.steps_per_epoch, lr, outcome)
-        record["samples_per_second"] = len(batch.videos) * ranks.world / (now - last)
-        record["wait_share"] = waited / (now - last)
-        record["decode_seconds"] = batch.decode_seconds
-        last = now
-        if metrics:
-            metrics.write(record)
-        reporter.step(record, total)
-        if ranks.any(not math.isfinite(record["loss"])):
-            raise RuntimeError(f"the loss is not finite at step {done}: lower --optim.lr")
-        stop = ranks.any(interruption.asked)
-        if ranks.chief and (stop or done % run.checkpoint_every == 0 or done == total):
-            checkpoint.save(folder, step=done, **state, broken=broken)
-        if stop:
-            break
-    reporter.stop()
-    if metrics:
-        metrics.close()
+            seconds, last = time.perf_counter() - last, time.perf_counter()
+            record |= {
+                "step": done,
+                "epoch": round(done / per_epoch, 4),
+                "lr": lr,
+                "samples_per_second": len(batch.videos) * ranks.world / seconds,
+                "wait_share": waited / seconds,
+                "decode_seconds": batch.decode_seconds,
+            }
+            if writer:
+                writer.write(record)
+            reporter.step(record, total)
+            if done % run.checkpoint_every == 0:
+                trainer.save(done)
+                saved = done
+            if stop:
+                break
+    except StopWaiting:
+        pass
+    except (DataError, NoReadableVideoError):
+        trainer.save(done)  # it happened between two steps
+        raise
+    except RuntimeError as error:
+        # A worker that dies interrupts even a step; the last periodic checkpoint is what remains.
+        if "DataLoader worker" in str(error):
+            raise halted(trainer.dataset, error) from error
+        raise
+    finally:
+        reporter.stop()
+        if writer:
+            writer.close()
+    if done > saved:
+        trainer.save(done)
     if ranks.chief:
-        finish(config, network, dataset, classes, reporter, broken)
+        trainer.finish(reporter)
     if done < total:
-        reporter.say(f"interrupted after step {done} of {total}: continue with --run.resume")
+        reporter.say(f"interrupted after step {done} of {total}: continue with --resume")
     return done == total
-
-
-def finish(
-    config: Config,
-    network: PairModel,
-    dataset: PairDataset,
-    classes: dict[str, int],
-    reporter: Reporter,
-    broken: dict[str, str],
-) -> None:
-    """Write backbone and pictures, and say what was learned."""
-    folder, data = out_folder(config), config.data
-    names = ("backbone.safetensors", "curves.png", "pairs.png")
-    backbone, curves, sheet = (folder / name for name in names)
-    checkpoint.export_backbone(network.backbone, config, backbone)
-    records = read_records(folder)
-    pictures.draw_curves(records, classes, curves)
-    files = [folder / checkpoint.NAME, folder / "metrics.jsonl", backbone, curves]
-    some = range(min(config.run.sheet_pairs, len(dataset.videos)))
-    batch = collate([dataset[0, number * data.draws] for number in some])
-    if isinstance(batch, Batch):
-        pictures.draw_contact_sheet(batch, [v.name for v in dataset.videos], config, sheet)
-        files.append(sheet)
-    reporter.summary(records, broken, len(dataset.videos), files)
 
 
 def main() -> int:
@@ -239,17 +257,20 @@ def main() -> int:
     import tyro
 
     config = tyro.extras.overridable_config_cli(PRESETS, description=__doc__)
-    ranks = join_ranks(config.run.device)
+    ranks: Ranks | None = None
     try:
+        validate(config)
+        ranks = join_ranks(config.run.device)
         return 0 if train(config, ranks) else 130
-    except (NoReadableVideoError, checkpoint.CheckpointError) as error:
+    except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.status
     finally:
         # A worker may hang inside a decoder, where no other signal reaches it.
         for worker in multiprocessing.active_children():
             worker.kill()
-        ranks.leave()
+        if ranks:
+            ranks.leave()
 
 
 if __name__ == "__main__":
