@@ -6,11 +6,12 @@ VENV   ?= .venv
 VIDEOS ?= data/clips
 RUN    ?= runs/$(notdir $(VIDEOS:/=))
 PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip --disable-pip-version-check
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 LIBRARY := stor_ops/_cpu.so
 PRETRAIN_FLAGS ?=
 
-# The oldest torch that a wheel built here is tried under; a small CPU build.
+# Another torch that a wheel built here is tried under.
 ABI_TORCH ?= 2.13.0
 ABI_VENV  ?= .venv-abi
 ABI_TESTS := tests/test_import.py $(sort $(wildcard tests/test_sampling*.py tests/test_overlap*.py \
@@ -24,12 +25,15 @@ help:  ## show this
 $(VENV)/.installed: requirements-dev.txt
 	@echo "== creating $(VENV) and installing $< (several GB the first time)"
 	python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
+	$(PIP) install --quiet -r $<
 	@touch $@
 
 $(LIBRARY): $(SOURCES) setup.py pyproject.toml $(VENV)/.installed
-	@echo "== building stor_ops"
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@echo "== building stor_ops (log: build/build.log)"
+	@mkdir -p build
+	@$(PIP) install --verbose --no-build-isolation --no-deps -e . > build/build.log 2>&1 \
+	    || { tail -40 build/build.log; exit 1; }
+	@grep -A 3 'stor_ops: building' build/build.log
 	@touch $@
 
 setup: $(LIBRARY)  ## create .venv, install everything, build
@@ -66,10 +70,11 @@ $(ABI_VENV)/.installed: Makefile
 	    numpy pybind11 pytest hypothesis
 	@touch $@
 
-abi-check: $(LIBRARY) $(ABI_VENV)/.installed  ## build a wheel here and test it under another torch
+abi-check: $(LIBRARY) $(ABI_VENV)/.installed  ## sdist, wheel, and its tests under another torch
 	@echo "== testing the wheel under torch $(ABI_TORCH)"
-	rm -rf build/wheel
-	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps -w build/wheel .
+	rm -rf build/lib build/bdist* build/sdist build/wheel
+	$(PYTHON) setup.py --quiet sdist --dist-dir build/sdist
+	$(PIP) wheel --quiet --no-build-isolation --no-deps -w build/wheel build/sdist/stor_ops-*.tar.gz
 	ls build/wheel/stor_ops-*-py3-none-*.whl
 	$(ABI_VENV)/bin/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps build/wheel/*.whl
 	cd $(ABI_VENV) && bin/python -c "import stor_ops, torch; print(stor_ops.__file__, torch.__version__); \
