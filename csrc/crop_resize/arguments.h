@@ -10,15 +10,9 @@
 #include "../common/check.h"
 #include "../views/unpack.h"
 #include "pixel.h"
+#include "video.h"
 
 namespace stor {
-
-// One video of a batch; strides count elements, so a permuted tensor is read in place.
-struct Video {
-  const void* data;
-  int64_t frames, height, width;
-  int64_t stride_t, stride_y, stride_x, stride_c;
-};
 
 struct VideoBatch {
   std::vector<Video> videos;

@@ -49,18 +49,11 @@ struct ResampleAxis {
   }
 };
 
-// Two taps, as F.interpolate(mode="bilinear", align_corners=False) has them. weights: room for 2.
-STOR_HOST_DEVICE Taps bilinear_taps(const ResampleAxis& axis, int64_t i, float* weights) {
-  const double position = axis.centre(i) - 0.5;
-  const double below = floor(position);
-  const int64_t first = axis.inside(below), last = axis.inside(below + 1.0);
-  if (first == last || position == below) {  // a weight of 0 would make NaN of an infinite pixel
-    weights[0] = 1.0f;
-    return {first, 1};
-  }
-  weights[1] = static_cast<float>(position - below);
-  weights[0] = 1.0f - weights[1];
-  return {first, 2};
+STOR_HOST_DEVICE int64_t max_taps(const ResampleAxis& axis, bool antialias) {
+  if (!antialias) return 2;
+  const double widest = 2.0 * (axis.scale > 1.0 ? axis.scale : 1.0) + 2.0;
+  const double available = static_cast<double>(axis.extent);
+  return static_cast<int64_t>(widest < available ? widest : available);
 }
 
 // The triangle filter of F.interpolate(antialias=True): one source pixel wide when it enlarges,
@@ -72,15 +65,10 @@ struct Triangle {
       : centre(axis.centre(i)), support(axis.scale > 1.0 ? axis.scale : 1.0) {}
 
   STOR_HOST_DEVICE double distance(double pixel) const { return pixel + 0.5 - centre; }
-  STOR_HOST_DEVICE double weight(double pixel) const {
-    const double height = 1.0 - fabs(distance(pixel)) / support;
-    return height > 0.0 ? height : 0.0;
-  }
   // The weights of pixels m .. n, which lie within the support, in closed form: a box may reach so
   // far outside the frame that a loop would never end.
   STOR_HOST_DEVICE double sum(double m, double n) const {
-    const double turn =
-        clamp(floor(centre - 0.5), m - 1.0, n);  // the last pixel left of the centre
+    const double turn = clamp(floor(centre - 0.5), m - 1.0, n);  // last pixel left of the centre
     const double left = turn - m + 1.0, right = n - turn;
     const double reach_left = left * -(distance(m) + distance(turn)) / 2.0;
     const double reach_right = right * (distance(turn + 1.0) + distance(n)) / 2.0;
@@ -88,45 +76,72 @@ struct Triangle {
   }
 };
 
-STOR_HOST_DEVICE int64_t max_taps(const ResampleAxis& axis, bool antialias) {
-  if (!antialias) return 2;
-  const double widest = 2.0 * (axis.scale > 1.0 ? axis.scale : 1.0) + 2.0;
-  const double available = static_cast<double>(axis.extent);
-  return static_cast<int64_t>(widest < available ? widest : available);
-}
+// The taps of one output and their weights, which sum to 1, without a table.
+struct WeightedTaps : Taps {
+  float left, right;           // weights of the first and of the last tap
+  float nearest, slope, peak;  // between them: peak - slope * |nearest + tap|
 
-// weights: room for max_taps(axis, true). They sum to 1.
-STOR_HOST_DEVICE Taps triangle_taps(const ResampleAxis& axis, int64_t i, float* weights) {
-  const Triangle triangle(axis, i);
-  const double first =
-      clamp(floor(triangle.centre - triangle.support + 0.5), axis.low, axis.high - 1.0);
-  const double last =
-      clamp(ceil(triangle.centre + triangle.support - 0.5) - 1.0, first, axis.high - 1.0);
-  const Taps taps{axis.inside(first), axis.inside(last) - axis.inside(first) + 1};
-  if (taps.count == 1) {
-    weights[0] = 1.0f;
-    return taps;
+  STOR_HOST_DEVICE WeightedTaps(const ResampleAxis& axis, int64_t i, bool antialias) {
+    left = right = 1.0f;
+    nearest = slope = peak = 0.0f;
+    if (antialias) {
+      triangle(axis, Triangle(axis, i));
+    } else {
+      bilinear(axis, axis.centre(i) - 0.5);
+    }
   }
-  const double total = triangle.sum(first, last);
-  for (int64_t tap = 0; tap < taps.count; ++tap) {
-    weights[tap] =
-        static_cast<float>(triangle.weight(static_cast<double>(taps.first + tap)) / total);
-  }
-  // The pixels past either edge of the frame repeat it: their weights are the edge pixel's as well.
-  const double left_edge = static_cast<double>(taps.first);
-  const double right_edge = static_cast<double>(taps.first + taps.count - 1);
-  if (first < left_edge) {
-    weights[0] = static_cast<float>(triangle.sum(first, left_edge) / total);
-  }
-  if (last > right_edge) {
-    weights[taps.count - 1] = static_cast<float>(triangle.sum(right_edge, last) / total);
-  }
-  return taps;
-}
 
+  STOR_HOST_DEVICE float weight(int64_t tap) const {
+    if (tap == 0) return left;
+    return tap == count - 1 ? right : inner(tap);
+  }
+
+ private:
+  // As F.interpolate(mode="bilinear", align_corners=False).
+  STOR_HOST_DEVICE void bilinear(const ResampleAxis& axis, double position) {
+    const double below = floor(position);
+    first = axis.inside(below);
+    count = 1;
+    // A weight of 0 would make NaN of an infinite pixel.
+    if (first == axis.inside(below + 1.0) || position == below) return;
+    count = 2;
+    right = static_cast<float>(position - below);
+    left = 1.0f - right;
+  }
+
+  STOR_HOST_DEVICE void triangle(const ResampleAxis& axis, const Triangle& filter) {
+    const double from =
+        clamp(floor(filter.centre - filter.support + 0.5), axis.low, axis.high - 1.0);
+    const double to =
+        clamp(ceil(filter.centre + filter.support - 0.5) - 1.0, from, axis.high - 1.0);
+    first = axis.inside(from);
+    count = axis.inside(to) - first + 1;
+    if (count == 1) return;
+    const double total = filter.sum(from, to);
+    // Distances are small numbers: from here on floats do, and a GPU has few units for doubles.
+    const double left_edge = static_cast<double>(first);
+    const double right_edge = static_cast<double>(first + count - 1);
+    nearest = static_cast<float>(filter.distance(left_edge));
+    slope = static_cast<float>(1.0 / (filter.support * total));
+    peak = static_cast<float>(1.0 / total);
+    // Pixels past an edge of the frame repeat it: their weights are the edge pixel's as well.
+    left = from < left_edge ? static_cast<float>(filter.sum(from, left_edge) / total) : inner(0);
+    right = to > right_edge ? static_cast<float>(filter.sum(right_edge, to) / total)
+                            : inner(count - 1);
+  }
+
+  STOR_HOST_DEVICE float inner(int64_t tap) const {
+    const float weight = peak - slope * fabsf(nearest + static_cast<float>(tap));
+    return weight > 0.0f ? weight : 0.0f;
+  }
+};
+
+// The same with the weights in a table: room for max_taps(axis, antialias).
 STOR_HOST_DEVICE Taps axis_taps(const ResampleAxis& axis, int64_t i, bool antialias,
                                 float* weights) {
-  return antialias ? triangle_taps(axis, i, weights) : bilinear_taps(axis, i, weights);
+  const WeightedTaps taps(axis, i, antialias);
+  for (int64_t tap = 0; tap < taps.count; ++tap) weights[tap] = taps.weight(tap);
+  return taps;
 }
 
 // The source frames of output frame t at start + t * stride: the nearest, floor(x + 0.5), or the
