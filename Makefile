@@ -7,7 +7,7 @@ VIDEOS ?= data/clips
 RUN    ?= runs/$(notdir $(VIDEOS:/=))
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check
-SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 LIBRARY := stor_ops/_cpu.so
 PRETRAIN_FLAGS ?=
 
@@ -33,7 +33,7 @@ $(LIBRARY): $(SOURCES) setup.py pyproject.toml $(VENV)/.installed
 	@mkdir -p build
 	@$(PIP) install --verbose --no-build-isolation --no-deps -e . > build/build.log 2>&1 \
 	    || { tail -40 build/build.log; exit 1; }
-	@grep -A 3 'stor_ops: building' build/build.log
+	@grep -E '^ *stor_ops: ' build/build.log
 	@touch $@
 
 setup: $(LIBRARY)  ## create .venv, install everything, build

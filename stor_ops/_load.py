@@ -15,6 +15,7 @@ import torch
 _Fake = TypeVar("_Fake", bound=Callable[..., Any])
 
 CPU_LIBRARY = Path(__file__).with_name("_cpu.so")
+CUDA_LIBRARY = Path(__file__).with_name("_cuda.so")
 REMEDY = (
     "rebuild it with `pip install --force-reinstall --no-deps stor_ops`, or in a checkout "
     "`pip install --no-build-isolation -e .`; `python -m stor_ops.info` shows what is there"
@@ -48,8 +49,18 @@ def _is_cut_short(library: Path) -> bool:
     return library.stat().st_size < section_table + entry_size * entries
 
 
+def _load_cuda() -> str | None:
+    """Return why the CUDA library cannot be used; it needs the schemas of the other one."""
+    if LOAD_ERROR is not None:
+        return "it needs the CPU library"
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} has no CUDA"
+    return _load(CUDA_LIBRARY)
+
+
 LOAD_ERROR = _load(CPU_LIBRARY)
-DEVICE_TYPES = frozenset({"cpu", "meta"})
+CUDA_ERROR = _load_cuda()
+DEVICE_TYPES = frozenset({"cpu", "meta"} | ({"cuda"} if CUDA_ERROR is None else set()))
 """Device types that the loaded libraries have kernels for, and meta for shapes alone."""
 
 
@@ -68,7 +79,7 @@ def require(op: str, device: torch.device | None = None) -> None:
     if device is not None and device.type not in DEVICE_TYPES:
         raise ValueError(
             f"{op}: expected tensors on one of {sorted(DEVICE_TYPES)}, got {device}: "
-            "this build has no kernel for it (see `python -m stor_ops.info`)"
+            f"no kernel is loaded for it (CUDA: {CUDA_ERROR or 'loaded'})"
         )
 
 

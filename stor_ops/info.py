@@ -61,13 +61,14 @@ def report() -> str:
         else "none usable"
     )
     library = _load.LOAD_ERROR or f"{_load.CPU_LIBRARY.name} loaded"
+    cuda_library = _load.CUDA_ERROR or f"{_load.CUDA_LIBRARY.name} loaded; no GPU has run it yet"
     lines = [
         f"stor_ops     {__version__}",
         f"python       {platform.python_version()} on {platform.machine()} {platform.system()}",
         f"torch        {torch.__version__}, CUDA {torch.version.cuda or 'not built in'}",
         f"gpu          {gpu}",
         f"cpu library  {library}",
-        "cuda library not part of this version: tensors on a GPU are refused",
+        f"cuda library {cuda_library}",
         "ops",
         *(f"  {op:22} {_kernels(op)}" for op in OPS),
         "optional packages",

@@ -193,16 +193,21 @@ def tool(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_binary_is_bound_to_no_python():
-    needed = re.findall(r"\(NEEDED\).*\[(.*)\]", tool("readelf", "-d", str(LIBRARY)))
+LIBRARIES = sorted(PACKAGE.glob("_*.so"))  # the CUDA library too, where it was built
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.name)
+def test_binary_is_bound_to_no_python(library):
+    needed = re.findall(r"\(NEEDED\).*\[(.*)\]", tool("readelf", "-d", str(library)))
     assert any(name.startswith("libtorch_cpu") or name.startswith("libtorch.") for name in needed)
     assert not [name for name in needed if "python" in name]
-    symbols = tool("nm", "-D", str(LIBRARY))
+    symbols = tool("nm", "-D", str(library))
     assert not re.findall(r"\bPyInit\w*", symbols)
     assert not re.findall(r" U (Py\w+|_Py\w+)", symbols)
 
 
-def test_binary_uses_only_the_stable_abi():
-    undefined = tool("nm", "-D", "-C", "--undefined-only", str(LIBRARY))
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.name)
+def test_binary_uses_only_the_stable_abi(library):
+    undefined = tool("nm", "-D", "-C", "--undefined-only", str(library))
     unstable = [line for line in undefined.splitlines() if re.search(r"\b(at|c10|torch)::", line)]
     assert not unstable

@@ -90,10 +90,14 @@ def join_ranks(device: str) -> Ranks:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() and "cuda" in device_types() else "cpu"
     kind = device.split(":")[0]
-    if kind not in device_types() or (kind == "cuda" and not torch.cuda.is_available()):
+    if kind not in device_types():
         raise ConfigError(
             f"run.device: {device} cannot be used: the ops of this build run on "
             f"{', '.join(sorted(device_types()))} (see `python -m stor_ops.info`)"
+        )
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"run.device: {device} cannot be used: torch {torch.__version__} sees no GPU"
         )
     if world == 1:
         return Ranks(0, 1, None, torch.device(device))

@@ -1,5 +1,5 @@
-// What kernels take from CUDA beyond the language itself. tests/emulator has its own version of each
-// line here, so that g++ compiles the very same kernels to run on a CPU.
+// What kernels take from CUDA beyond the language itself. tests/emulator has its own version of
+// each line here, so that g++ compiles the very same kernels to run on a CPU.
 #pragma once
 
 #if defined(STOR_EMULATOR)
@@ -19,8 +19,8 @@
 
 namespace stor {
 
-// Every access to global memory passes through these two, where the emulator counts the sectors that
-// a warp touches. Value is what one thread moves at once: up to 16 bytes, aligned to its size.
+// Every access to global memory passes through these two, where the emulator counts the sectors
+// that a warp touches. Value is what one thread moves at once: up to 16 bytes, aligned to its size.
 template <typename Value>
 __device__ __forceinline__ Value load_global(const Value* address) {
   return *address;

@@ -11,7 +11,7 @@
 #include <cmath>
 #include <tuple>
 
-#include "../views/overlap.h"
+#include "../views/tensors.h"
 #include "arguments.h"
 #include "resample.h"
 
@@ -249,17 +249,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> crop_resize_pair_cpu(
   const Tensor clips_second =
       run_crop_resize(kOp, "second", batch, second, options, color_second, videos[0]);
 
-  const auto rates = [&] {
-    return torch::stable::new_empty(videos[0], {first.size}, ScalarType::Float);
-  };
-  const Tensor spatial = rates(), temporal = rates(), joint = rates();
+  const OverlapTensors overlap(videos[0], {first.size});
+  const OverlapTable rates = overlap.table();
   for (int64_t row = 0; row < first.size; ++row) {
-    const Overlap overlap = measure_overlap(first[row], second[row], options.frames);
-    spatial.mutable_data_ptr<float>()[row] = static_cast<float>(overlap.spatial);
-    temporal.mutable_data_ptr<float>()[row] = static_cast<float>(overlap.temporal);
-    joint.mutable_data_ptr<float>()[row] = static_cast<float>(overlap.joint());
+    rates.set(row, measure_overlap(first[row], second[row], options.frames));
   }
-  return {clips_first, clips_second, spatial, temporal, joint};
+  return std::tuple_cat(std::make_tuple(clips_first, clips_second), overlap.tensors());
 }
 
 }  // namespace

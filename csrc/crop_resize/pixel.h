@@ -43,7 +43,9 @@ struct PixelTransform {
   STOR_HOST_DEVICE float apply(const float* pixel, int channels, int out) const {
     if (!mixes) return offset[out] + matrix[out][out] * pixel[out];
     float value = offset[out];
-    for (int in = 0; in < channels; ++in) value += matrix[out][in] * pixel[in];
+    for (int in = 0; in < kMaxChannels; ++in) {  // a constant bound keeps `pixel` in registers
+      if (in < channels) value += matrix[out][in] * pixel[in];
+    }
     return value;
   }
 };

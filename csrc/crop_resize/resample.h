@@ -126,8 +126,8 @@ struct WeightedTaps : Taps {
     peak = static_cast<float>(1.0 / total);
     // Pixels past an edge of the frame repeat it: their weights are the edge pixel's as well.
     left = from < left_edge ? static_cast<float>(filter.sum(from, left_edge) / total) : inner(0);
-    right = to > right_edge ? static_cast<float>(filter.sum(right_edge, to) / total)
-                            : inner(count - 1);
+    right =
+        to > right_edge ? static_cast<float>(filter.sum(right_edge, to) / total) : inner(count - 1);
   }
 
   STOR_HOST_DEVICE float inner(int64_t tap) const {

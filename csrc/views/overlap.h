@@ -30,4 +30,12 @@ STOR_HOST_DEVICE Overlap measure_overlap(const View& a, const View& b, int64_t c
           shared_part({0.0, clip * a.stride}, {later, later + clip * b.stride})};
 }
 
+// For kernels that cannot raise: NaN where a view is unusable. num_videos < 0: not known.
+STOR_HOST_DEVICE Overlap overlap_or_nan(const View& a, const View& b, int64_t clip_frames,
+                                        int64_t num_videos) {
+  const bool usable = find_fault(a, num_videos) == ViewFault::kNone &&
+                      find_fault(b, num_videos) == ViewFault::kNone;
+  return usable ? measure_overlap(a, b, clip_frames) : Overlap{not_a_number(), not_a_number()};
+}
+
 }  // namespace stor

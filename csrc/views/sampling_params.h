@@ -1,12 +1,12 @@
-// Between the arguments of the sample_view_pairs op and the kernels' structs, for every device.
+// Between the options of the sample_view_pairs op and the kernels' struct, for every device.
 #pragma once
 
 #include <algorithm>
 #include <limits>
 #include <vector>
 
+#include "../common/check.h"
 #include "sampling.h"
-#include "unpack.h"
 
 namespace stor {
 
@@ -66,33 +66,5 @@ inline SamplingParams make_sampling_params(int64_t clip_frames, int64_t seed, in
   params.rotate = rotate;
   return params;
 }
-
-// Owns contiguous columns of the videos to sample.
-class VideoColumns {
- public:
-  VideoColumns(const Tensor& num_frames, const Tensor& heights, const Tensor& widths,
-               const Tensor& keys)
-      : columns_{column("num_frames", num_frames, num_frames),
-                 column("heights", heights, num_frames), column("widths", widths, num_frames),
-                 column("keys", keys, num_frames)} {
-    for (int i = 0; i < 4; ++i) data_[i] = columns_[i].const_data_ptr<int64_t>();
-  }
-
-  int64_t size() const { return columns_[0].size(0); }
-  VideoShape shape(int64_t row) const { return {data_[0][row], data_[1][row], data_[2][row]}; }
-  uint64_t key(int64_t row) const { return static_cast<uint64_t>(data_[3][row]); }
-
- private:
-  static Tensor column(const char* argument, const Tensor& values, const Tensor& like) {
-    STOR_CHECK(values.scalar_type() == ScalarType::Long, "sample_view_pairs: ", argument,
-               ": expected dtype int64");
-    STOR_CHECK(values.dim() == 1 && values.size(0) == like.size(0), "sample_view_pairs: ", argument,
-               ": expected 1 dimension as long as num_frames");
-    return torch::stable::contiguous(values);
-  }
-
-  std::vector<Tensor> columns_;
-  const int64_t* data_[4];
-};
 
 }  // namespace stor

@@ -11,6 +11,8 @@ namespace stor {
 // NaN and both infinities give NaN, which equals nothing.
 STOR_HOST_DEVICE bool is_finite(float value) { return value - value == 0.0f; }
 
+STOR_HOST_DEVICE float not_a_number() { return __builtin_nanf(""); }
+
 // Pixel i of an axis covers [i, i + 1); frames likewise. Edges are half-open.
 struct Interval {
   double begin;
