@@ -8,6 +8,7 @@ RUN    ?= runs/$(notdir $(VIDEOS:/=))
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+TEST_SOURCES := $(wildcard tests/native/*.cpp tests/emulator/*.cpp tests/emulator/*.h tests/emulator/*.cuh)
 LIBRARY := stor_ops/_cpu.so
 PRETRAIN_FLAGS ?=
 
@@ -17,7 +18,7 @@ ABI_VENV  ?= .venv-abi
 ABI_TESTS := tests/test_import.py $(sort $(wildcard tests/test_sampling*.py tests/test_overlap*.py \
              tests/test_views.py tests/test_crop_resize*.py tests/test_info_nce.py))
 
-.PHONY: help setup pretrain test lint format abi-check clean
+.PHONY: help setup pretrain test lint format abi-check gpu-check clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,12 +58,12 @@ lint: $(LIBRARY)  ## ruff, mypy, clang-format
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
-	$(VENV)/bin/clang-format --dry-run --Werror $(SOURCES) $(wildcard tests/native/*.cpp)
+	$(VENV)/bin/clang-format --dry-run --Werror $(SOURCES) $(TEST_SOURCES)
 
 format: $(VENV)/.installed  ## rewrite Python and C++ in the project's style
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
-	$(VENV)/bin/clang-format -i $(SOURCES) $(wildcard tests/native/*.cpp)
+	$(VENV)/bin/clang-format -i $(SOURCES) $(TEST_SOURCES)
 
 $(ABI_VENV)/.installed: Makefile
 	python3 -m venv $(ABI_VENV)
@@ -81,5 +82,8 @@ abi-check: $(LIBRARY) $(ABI_VENV)/.installed  ## sdist, wheel, and its tests und
 	    assert torch.__version__.startswith('$(ABI_TORCH)') and '$(ABI_VENV)' in stor_ops.__file__"
 	cd $(ABI_VENV) && bin/python -m pytest -q -p no:cacheprovider $(ABI_TESTS:%=../%)
 
+gpu-check: $(LIBRARY)  ## on a machine with a GPU: its tests, sanitizers and benchmarks, into one JSON
+	$(PYTHON) -m benchmarks.gpu_check
+
 clean:  ## remove what was built; keeps .venv, data and runs
-	rm -rf build dist *.egg-info $(LIBRARY)
+	rm -rf build dist *.egg-info stor_ops/*.so
