@@ -9,6 +9,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 // The block's dynamic shared memory, 16-byte aligned, as an array of Type.
 #define STOR_DYNAMIC_SHARED(Type, name)                              \
   extern __shared__ __align__(16) unsigned char stor_shared_bytes[]; \
@@ -27,7 +29,7 @@ __device__ __forceinline__ Value load_global(const Value* address) {
 }
 
 template <typename Value>
-__device__ __forceinline__ void store_global(Value* address, Value value) {
+__device__ __forceinline__ void store_global(Value* address, std::type_identity_t<Value> value) {
   *address = value;
 }
 
