@@ -25,12 +25,21 @@ namespace stor {
 // that a warp touches. Value is what one thread moves at once: up to 16 bytes, aligned to its size.
 template <typename Value>
 __device__ __forceinline__ Value load_global(const Value* address) {
-  return *address;
+  return __ldg(address);
 }
 
 template <typename Value>
 __device__ __forceinline__ void store_global(Value* address, std::type_identity_t<Value> value) {
-  *address = value;
+  if constexpr (sizeof(Value) == 16) {
+    // As a plain assignment ptxas may split it into the parts that the value was made of.
+    const uint4 word = *reinterpret_cast<const uint4*>(&value);
+    asm volatile(
+        "st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(address)),
+        "r"(word.x), "r"(word.y), "r"(word.z), "r"(word.w)
+        : "memory");
+  } else {
+    *address = value;
+  }
 }
 
 }  // namespace stor

@@ -76,15 +76,18 @@ inline ClipOptions make_options(const char* op, const VideoBatch& batch,
   STOR_CHECK(size.size() == 3 && size[0] >= 1 && size[1] >= 1 && size[2] >= 1, op,
              ": size: expected three numbers (T, H, W) of at least 1");
   ClipOptions options{size[0], size[1], size[2], antialias, linear_time, channels_last, dtype, {}};
-  options.norm.source_range = batch.dtype == ScalarType::Byte ? 255.0f : 1.0f;
-  options.norm.output_range = dtype == ScalarType::Byte ? 255.0f : 1.0f;
-  const auto copy = [&](const char* argument, const std::vector<double>& from, float* to) {
-    STOR_CHECK(static_cast<int64_t>(from.size()) == batch.channels, op, ": ", argument,
-               ": expected one number per channel (", batch.channels, "), got ", from.size());
-    for (int64_t c = 0; c < batch.channels; ++c) to[c] = static_cast<float>(from[c]);
+  const auto check = [&](const char* argument, const std::optional<std::vector<double>>& values) {
+    STOR_CHECK(!values || static_cast<int64_t>(values->size()) == batch.channels, op, ": ",
+               argument, ": expected one number per channel (", batch.channels, "), got ",
+               values->size());
   };
-  if (mean) copy("mean", *mean, options.norm.mean);
-  if (std) copy("std", *std, options.norm.std);
+  check("mean", mean);
+  check("std", std);
+  const double source_range = batch.dtype == ScalarType::Byte ? 255.0 : 1.0;
+  const double output_range = dtype == ScalarType::Byte ? 255.0 : 1.0;
+  for (int64_t c = 0; c < batch.channels; ++c) {
+    options.norm.set(c, mean ? (*mean)[c] : 0.0, std ? (*std)[c] : 1.0, source_range, output_range);
+  }
   return options;
 }
 

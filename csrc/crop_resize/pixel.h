@@ -11,12 +11,19 @@ namespace stor {
 
 constexpr int kMaxChannels = 4;
 
-// mean and std of a batch, and what full intensity is in its source and in its output: 255 or 1.
+// mean and std of a batch, and what full intensity is in its source and output (255 or 1), in the
+// form in which pixels meet them: output = scale * source + shift; a colour's own shift times gain.
 struct Normalisation {
-  float mean[kMaxChannels] = {0, 0, 0, 0};
-  float std[kMaxChannels] = {1, 1, 1, 1};
-  float source_range = 1;
-  float output_range = 1;
+  float scale[kMaxChannels] = {1, 1, 1, 1};
+  float shift[kMaxChannels] = {0, 0, 0, 0};
+  float gain[kMaxChannels] = {1, 1, 1, 1};
+
+  // Once a batch, on the host: a GPU has few units for doubles.
+  void set(int64_t channel, double mean, double std, double source_range, double output_range) {
+    scale[channel] = static_cast<float>(output_range / source_range / std);
+    shift[channel] = static_cast<float>(-mean * output_range / std);
+    gain[channel] = static_cast<float>(output_range / std);
+  }
 };
 
 // All of it in one affine map: output = matrix * source + offset.
@@ -28,15 +35,13 @@ struct PixelTransform {
   // color: the view's 3 x 4 matrix, row-major, or null.
   STOR_HOST_DEVICE PixelTransform(const Normalisation& norm, const float* color)
       : mixes(color != nullptr) {
-    const double range = static_cast<double>(norm.output_range) / norm.source_range;
     for (int out = 0; out < kMaxChannels; ++out) {
+      const bool colored = color && out < 3;
       for (int in = 0; in < kMaxChannels; ++in) {
-        const double mixed = color && out < 3 && in < 3 ? color[4 * out + in] : out == in;
-        matrix[out][in] = static_cast<float>(mixed * range / norm.std[out]);
+        const float mixed = colored && in < 3 ? color[4 * out + in] : static_cast<float>(out == in);
+        matrix[out][in] = mixed * norm.scale[out];
       }
-      const double shift = color && out < 3 ? color[4 * out + 3] : 0.0;
-      offset[out] =
-          static_cast<float>((shift - norm.mean[out]) * norm.output_range / norm.std[out]);
+      offset[out] = norm.shift[out] + (colored ? color[4 * out + 3] * norm.gain[out] : 0.0f);
     }
   }
 

@@ -115,12 +115,14 @@ void run_crop(const std::vector<VideoRow>& rows, const std::vector<Target>& targ
   job.linear_time = linear_time;
   job.source = static_cast<SourceKind>(source);
   job.channels_last = channels_last;
-  std::copy(mean.begin(), mean.end(), job.norm.mean);
-  std::copy(std.begin(), std.end(), job.norm.std);
-  job.norm.source_range = job.source == SourceKind::kUint8 ? 255.0f : 1.0f;
-  job.norm.output_range = static_cast<SourceKind>(output) == SourceKind::kUint8 ? 255.0f : 1.0f;
+  const auto kind = static_cast<SourceKind>(output);
+  for (int c = 0; c < channels; ++c) {
+    job.norm.set(c, mean.empty() ? 0.0 : mean[c], std.empty() ? 1.0 : std[c],
+                 job.source == SourceKind::kUint8 ? 255.0 : 1.0,
+                 kind == SourceKind::kUint8 ? 255.0 : 1.0);
+  }
   set_tiles(job);
-  switch (static_cast<SourceKind>(output)) {
+  switch (kind) {
     case SourceKind::kUint8:
       return launch<uint8_t>(job);
     case SourceKind::kFloat:
