@@ -18,7 +18,7 @@ ABI_VENV  ?= .venv-abi
 ABI_TESTS := tests/test_import.py $(sort $(wildcard tests/test_sampling*.py tests/test_overlap*.py \
              tests/test_views.py tests/test_crop_resize*.py tests/test_info_nce.py))
 
-.PHONY: help setup pretrain test lint format abi-check gpu-check clean
+.PHONY: help setup pretrain test lint format abi-check kernel-report gpu-check clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -81,6 +81,10 @@ abi-check: $(LIBRARY) $(ABI_VENV)/.installed  ## sdist, wheel, and its tests und
 	cd $(ABI_VENV) && bin/python -c "import stor_ops, torch; print(stor_ops.__file__, torch.__version__); \
 	    assert torch.__version__.startswith('$(ABI_TORCH)') and '$(ABI_VENV)' in stor_ops.__file__"
 	cd $(ABI_VENV) && bin/python -m pytest -q -p no:cacheprovider $(ABI_TESTS:%=../%)
+
+kernel-report: $(LIBRARY)  ## compiler budgets and memory traffic of the CUDA kernels; needs no GPU
+	$(PYTHON) -m benchmarks.kernels.budgets
+	-$(PYTHON) -m benchmarks.kernels.traffic
 
 gpu-check: $(LIBRARY)  ## on a machine with a GPU: its tests, sanitizers and benchmarks, into one JSON
 	$(PYTHON) -m benchmarks.gpu_check
