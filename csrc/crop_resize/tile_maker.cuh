@@ -48,14 +48,16 @@ struct TileMaker {
             static_cast<double>(columns.inside(last) + 1)};
   }
 
-  // How many columns at a time leave room for at least one blended row; 0: not even one.
+  // How many columns at a time leave room for at least one blended row; 0: not even one. A span is
+  // up to 7 pixels longer than its outputs and their reach, and both parts of the arena are rounded
+  // up by up to 3 floats.
   __device__ __forceinline__ int chunk_columns(int64_t weights_for_rows, int64_t taps) const {
     const double reach = job.antialias && columns.scale > 1.0 ? columns.scale : 1.0;
     for (int count = tile.columns; count > 0; count = count > 1 ? (count + 1) / 2 : 0) {
       const double pixels = smaller(static_cast<double>(count) * columns.scale + 2.0 * reach + 8.0,
                                     static_cast<double>(video.width));
       const double floats = static_cast<double>(weights_for_rows + count * taps) +
-                            (pixels + 4.0) * static_cast<double>(job.channels);
+                            pixels * static_cast<double>(job.channels) + 8.0;
       if (floats <= kArenaFloats) return count;
     }
     return 0;
