@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-import importlib.util
-import os
 import pickle
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,123 +18,24 @@ pytest.importorskip("av", reason="reading videos needs PyAV")
 import av
 import barcode
 from barcode import read_numbers, write_barcode
+from decode_cases import (
+    COUNT,
+    EDITS,
+    EITHER,
+    FIRST,
+    HAS_DECORD,
+    RIGHT,
+    TICK,
+    WRONG,
+    Make,
+    check_exact,
+    needs_decord,
+    packets_of,
+)
 
 from training import decode, decode_scan
 from training.decode import open_video
 from training.decode_scan import VideoError
-
-HAS_DECORD = importlib.util.find_spec("decord") is not None
-needs_decord = pytest.mark.skipif(not HAS_DECORD, reason="decord is not installed")
-os.environ.setdefault("SVT_LOG", "0")  # SVT-AV1 would print its settings
-
-COUNT = 40
-CLOSED_HEVC = {"x265-params": "open-gop=0"}
-
-# Kinds on which decord is exact, so "auto" must pick it.
-RIGHT: dict[str, dict[str, Any]] = {
-    "plain.mp4": {},
-    "b.mp4": {"b_frames": 2},
-    "b.mov": {"b_frames": 2},
-    "b.mkv": {"b_frames": 2},
-    "b.flv": {"b_frames": 2},
-    "fragments.mp4": {
-        "b_frames": 2,
-        "container_options": {"movflags": "frag_keyframe+empty_moov"},
-    },
-    "faststart.mp4": {"b_frames": 2, "container_options": {"movflags": "faststart"}},
-    "sound.mp4": {"b_frames": 2, "audio": True},
-    "variable.mp4": {"b_frames": 2, "variable_rate": True},
-    "variable.mkv": {"b_frames": 2, "variable_rate": True},
-    "one_group.mp4": {"gop": 250},
-    "hevc.mp4": {"codec": "libx265", "b_frames": 2, "options": CLOSED_HEVC},
-    "hevc.mkv": {"codec": "libx265", "b_frames": 2, "options": CLOSED_HEVC},
-    "vp8.webm": {"codec": "libvpx"},
-    "vp9.webm": {"codec": "libvpx-vp9"},
-    "vp9.mp4": {"codec": "libvpx-vp9"},
-}
-# decord 0.6 cannot decode AV1 at all, decord2 can: either backend may serve it.
-EITHER: dict[str, dict[str, Any]] = {
-    "av1.mp4": {"codec": "libsvtav1"},
-    "av1.webm": {"codec": "libsvtav1"},
-}
-# Kinds on which decord is wrong, or not known to be right: "auto" must not pick it.
-WRONG: dict[str, dict[str, Any]] = {
-    "hmdb.avi": {"codec": "mpeg4", "b_frames": 2},  # as the HMDB51 data set
-    "mpeg4.avi": {"codec": "mpeg4"},
-    "h264.avi": {},
-    "h264_b.avi": {"b_frames": 2},
-    "mpeg4_b.mp4": {"codec": "mpeg4", "b_frames": 2},
-    "mpeg4_b.mkv": {"codec": "mpeg4", "b_frames": 2},
-    "mpeg2.mkv": {"codec": "mpeg2video", "b_frames": 2},
-    "mpeg2.mpg": {"codec": "mpeg2video", "b_frames": 2, "container": "vob"},
-    "mpeg1.mpg": {"codec": "mpeg1video", "b_frames": 2, "container": "mpeg"},
-    "h264.ts": {"b_frames": 2},
-    "mpeg2.ts": {"codec": "mpeg2video", "b_frames": 2},
-    "flv1.flv": {"codec": "flv"},
-    "open_gop.mp4": {"b_frames": 3, "open_gop": True},
-    "open_gop.mkv": {"b_frames": 3, "open_gop": True},
-    "open_hevc.mp4": {"codec": "libx265", "b_frames": 3, "open_gop": True},
-    "open_hevc.mkv": {"codec": "libx265", "b_frames": 3, "open_gop": True},
-    "intra_refresh.mp4": {"options": {"x264-params": "intra-refresh=1"}},
-    "turned_90.mp4": {"rotation": 90},
-    "turned_180.mp4": {"rotation": 180},
-    "turned_90.mkv": {"rotation": 90},
-}
-# Edit lists on b.mp4 (512 ticks a frame, the first shown at 1024; 40 ms a frame) and what is shown.
-TICK, FIRST = 512, 1024
-EDITS: dict[str, tuple[list[tuple[int, int]], list[int]]] = {
-    "trimmed": ([(1000, FIRST + 13 * TICK)], [*range(13, 38)]),
-    "tail_cut": ([(1200, FIRST)], [*range(30)]),
-    "two_parts": ([(400, FIRST), (400, FIRST + 25 * TICK)], [*range(10), *range(25, 35)]),
-    "reordered": ([(800, FIRST + 20 * TICK), (800, FIRST)], [*range(20, 40), *range(20)]),
-    "repeated": ([(800, FIRST), (800, FIRST)], [*range(20), *range(20)]),
-}
-
-Make = Callable[[str], Path]
-
-
-@pytest.fixture(scope="session")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Write the video of a name in the tables above, once per session."""
-    folder = tmp_path_factory.mktemp("videos")
-
-    def write(name: str) -> Path:
-        path = folder / name
-        if path.exists():
-            return path
-        settings = {**RIGHT, **EITHER, **WRONG}[name]
-        codec = settings.get("codec", "libx264")
-        try:
-            av.codec.Codec(codec, "w")
-        except ValueError:
-            pytest.skip(f"this PyAV has no encoder {codec}")
-        return write_barcode(path, frames=COUNT, **settings)
-
-    return write
-
-
-def packets_of(path: Path) -> list[Any]:
-    """The video packets of a file in the order of decoding."""
-    with av.open(str(path)) as container:
-        return [packet for packet in container.demux(video=0) if packet.size]
-
-
-def check_exact(path: Path, truth: list[int], backend: str = "auto", threads: int = 1) -> str:
-    """Frames by every way of asking equal `truth`; returns the backend that served them."""
-    draw = random.Random(0)
-    count = len(truth)
-    with open_video(path, backend, threads) as reader:  # type: ignore[arg-type]
-        assert reader.num_frames == count
-        queries = [[*range(count)], [*range(count)][::-1], [count - 1], [0], [5, 5, 2, 5]]
-        queries += [sorted(draw.sample(range(count), 4)) for _ in range(8)]
-        queries += [draw.choices(range(count), k=6) for _ in range(4)]
-        queries += [[index] for index in draw.sample(range(count), 8)]
-        for query in queries:
-            frames = reader.frames(query)
-            assert frames.dtype == np.uint8
-            assert frames.shape == (len(query), reader.height, reader.width, 3)
-            assert read_numbers(frames) == [truth[index] for index in query], query
-        return reader.backend
 
 
 @pytest.mark.parametrize("name", [*RIGHT, *EITHER, *WRONG])
@@ -422,142 +320,3 @@ def test_distinct_frames_are_converted_once(make: Make, monkeypatch: pytest.Monk
         with open_video(make(name), "pyav") as reader:
             assert read_numbers(reader.frames([9, 3, 9, 30, 3])) == [9, 3, 9, 30, 3]
         assert sorted(stored) == [0, 1, 2]
-
-
-def broken_files(folder: Path, make: Make) -> dict[str, Path]:
-    """Files that hold no readable video, by what is wrong with them."""
-    mp4 = make("b.mp4").read_bytes()
-    moov = next(begin for name, begin, _ in barcode.boxes(mp4) if name == "moov")
-    noise = np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes()
-    contents = {
-        "empty.mp4": b"",
-        "noise.mp4": noise,
-        "text.mp4": b"This is no video.\n" * 50,
-        "text.txt": b"This is no video.\n" * 50,
-        "no_moov.mp4": mp4[:moov],
-        "no_frames.mkv": make("b.mkv").read_bytes()[:600],
-        "head.avi": make("hmdb.avi").read_bytes()[:5000],
-        "noise_inside.mp4": mp4[:48] + noise[: moov - 48] + mp4[moov:],
-    }
-    for name, content in contents.items():
-        (folder / name).write_bytes(content)
-    paths = {name: folder / name for name in contents}
-    paths["sound.mp4"] = barcode.write_audio(folder / "sound.mp4")
-    paths["folder.mp4"] = folder / "folder.mp4"
-    paths["folder.mp4"].mkdir()
-    paths["missing.mp4"] = folder / "missing.mp4"
-    return paths
-
-
-def test_broken_files(make: Make, tmp_path: Path) -> None:
-    reasons = {"empty": "empty", "sound": "no video track", "missing": "no such file"}
-    for name, path in broken_files(tmp_path, make).items():
-        for backend in ("auto", "pyav", *(["decord"] if HAS_DECORD else [])):
-            with pytest.raises(VideoError) as caught:
-                open_video(path, backend)  # type: ignore[arg-type]
-            error = caught.value
-            assert error.path == str(path) and str(path) in str(error), name
-            assert reasons.get(path.stem, "") in error.reason and error.reason, name
-            if name in ("noise.mp4", "no_moov.mp4", "text.mp4", "noise_inside.mp4"):
-                assert isinstance(error.__cause__, av.FFmpegError), name
-
-
-@pytest.mark.parametrize("backend", ["auto", "pyav"])
-def test_truncated_mp4(make: Make, tmp_path: Path, backend: Any) -> None:
-    """What is there is exact, what is not there is an error and not a shorter video."""
-    source = make("faststart.mp4")
-    packets = packets_of(source)
-    path = tmp_path / "truncated.mp4"
-    path.write_bytes(source.read_bytes()[: packets[25].pos + 3])
-    with open_video(path, backend) as reader:
-        assert (reader.num_frames, reader.backend) == (COUNT, "pyav")
-        assert read_numbers(reader.frames([18, 3, 12])) == [18, 3, 12]
-        for index in (25, COUNT - 1):
-            with pytest.raises(VideoError, match="truncated or damaged"):
-                reader.frames([0, index])
-        readable = 0
-        for index in range(COUNT):
-            try:
-                assert read_numbers(reader.frames([index])) == [index]
-                readable += 1
-            except VideoError:
-                break
-        assert 20 <= readable <= 25
-
-
-def test_damage_inside(make: Make, tmp_path: Path) -> None:
-    """Frames before the damage are exact, frames after it an error rather than concealed."""
-    packets = packets_of(make("h264.avi"))
-    data = bytearray(make("h264.avi").read_bytes())
-    begin = packets[20].pos + 8
-    data[begin : begin + packets[20].size] = b"\xff" * packets[20].size
-    path = tmp_path / "damaged.avi"
-    path.write_bytes(data)
-    with open_video(path) as reader:
-        assert read_numbers(reader.frames([10, 15])) == [10, 15]
-        with pytest.raises(VideoError, match="damaged from frame"):
-            reader.frames([10, 25])
-
-
-def test_video_error_survives_pickling() -> None:
-    error = pickle.loads(pickle.dumps(VideoError("/a.mp4", "gone")))
-    assert (error.path, error.reason, str(error)) == ("/a.mp4", "gone", "/a.mp4: gone")
-    assert str(VideoError("text alone")) == "text alone"
-    assert isinstance(error, RuntimeError)
-
-
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts files in /proc")
-def test_no_open_files_are_left(make: Make, tmp_path: Path) -> None:
-    good = [make(name) for name in ("b.mp4", "hmdb.avi", "h264.ts", "open_gop.mkv")]
-    bad = [*broken_files(tmp_path, make).values()]
-
-    def once() -> None:
-        for path in good:
-            for backend in ("auto", "pyav"):
-                with open_video(path, backend) as reader:
-                    reader.frames([3, 30])
-        for path in bad:
-            with pytest.raises(VideoError):
-                open_video(path)
-
-    once()
-    gc.collect()
-    gc.disable()  # files must be closed by close(), not when the collector comes by
-    try:
-        before = len(os.listdir("/proc/self/fd"))
-        for _ in range(15):
-            once()
-        assert len(os.listdir("/proc/self/fd")) <= before
-    finally:
-        gc.enable()
-
-
-class Clips:
-    """A data set: item i is the numbers of four frames from i on."""
-
-    def __init__(self, paths: list[Path], reader: Any = None) -> None:
-        self.paths, self.reader = paths, reader
-
-    def __len__(self) -> int:
-        return 8
-
-    def __getitem__(self, index: int) -> list[int]:
-        if self.reader is not None:
-            return read_numbers(self.reader.frames([index]))
-        with open_video(self.paths[index % len(self.paths)]) as reader:
-            return read_numbers(reader.frames([index, index + 9, index + 20, index]))
-
-
-def test_in_data_loader_workers(make: Make, tmp_path: Path) -> None:
-    data = pytest.importorskip("torch.utils.data")
-
-    def load(clips: Clips) -> list[Any]:
-        loader = data.DataLoader(clips, num_workers=2, timeout=30, batch_size=None)
-        return [[int(number) for number in item] for item in loader]
-
-    paths = [make("b.mp4"), make("hmdb.avi")]
-    assert load(Clips(paths)) == [[i, i + 9, i + 20, i] for i in range(8)]
-    with pytest.raises(VideoError, match=r"gone\.mp4: no such file"):
-        load(Clips([tmp_path / "gone.mp4"]))
-    with open_video(paths[0]) as reader, pytest.raises(VideoError, match="open it in the worker"):
-        load(Clips(paths, reader))
