@@ -31,14 +31,19 @@ STABLE_TORCH_LIBRARY(stor_ops, m) {
       "bool linear_time, ScalarType dtype, bool channels_last) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 
-  // Sums and statistics per row; the reduction over rows and ranks is in stor_ops/info_nce.py.
-  // self_offset: row i of query is row i + self_offset of key and is excluded; -1: nothing is.
+  // Statistics per query over the keys of one call; statistics of several blocks of keys merge, and
+  // the loss is made of them in stor_ops/info_nce.py. Without a key the queries meet each other,
+  // each leaving itself out. lse is the logsumexp over keys; positive is the weighted sum of the
+  // positives' logits, or if `inside` their weighted logsumexp; weight is the sum of their weights.
   m.def(
-      "info_nce(Tensor query, Tensor key, Tensor temperature, Tensor? query_id, Tensor? key_id, "
-      "Tensor? positive_index, Tensor? positive_weight, bool inside, int self_offset) "
-      "-> (Tensor loss, Tensor lse, Tensor positive_lse, Tensor has_positive)");
+      "info_nce(Tensor query, Tensor? key, Tensor temperature, Tensor? query_id, Tensor? key_id, "
+      "Tensor? positive_index, Tensor? positive_weight, bool inside) "
+      "-> (Tensor lse, Tensor positive, Tensor weight)");
+  // lse and positive may be those of more keys than are given here. grad_key is empty without a key
+  // or unless need_key.
   m.def(
-      "info_nce_backward(Tensor grad_loss, Tensor lse, Tensor positive_lse, Tensor query, "
-      "Tensor key, Tensor temperature, Tensor? query_id, Tensor? key_id, Tensor? positive_index, "
-      "Tensor? positive_weight, bool inside, int self_offset) -> (Tensor, Tensor, Tensor)");
+      "info_nce_backward(Tensor grad_lse, Tensor grad_positive, Tensor lse, Tensor positive, "
+      "Tensor query, Tensor? key, Tensor temperature, Tensor? query_id, Tensor? key_id, "
+      "Tensor? positive_index, Tensor? positive_weight, bool inside, bool need_key) "
+      "-> (Tensor grad_query, Tensor grad_key, Tensor grad_temperature)");
 }

@@ -1,4 +1,4 @@
-"""The info_nce ops in torch, a few query rows at a time: no N x M matrix, forward or backward."""
+"""The info_nce ops in torch, a few query rows at a time: for devices that have no kernel of their own."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor
 _TILE_ELEMENTS = 2**20  # logits held at a time: 4 MiB in float32, which a CPU's cache still likes
 
 
-def accumulator(query: Tensor, key: Tensor) -> torch.dtype:
+def accumulator(query: Tensor, key: Tensor | None) -> torch.dtype:
     """Dtype of sums and statistics: float64 for float64, else float32."""
-    return torch.float64 if torch.float64 in (query.dtype, key.dtype) else torch.float32
+    double = query.dtype == torch.float64 or (key is not None and key.dtype == torch.float64)
+    return torch.float64 if double else torch.float32
 
 
 class _Problem(NamedTuple):
@@ -27,7 +28,7 @@ class _Problem(NamedTuple):
     positive_index: Tensor | None
     positive_weight: Tensor | None
     inside: bool
-    self_offset: int
+    against_itself: bool
 
 
 class _Tile(NamedTuple):
@@ -43,12 +44,12 @@ class _Tile(NamedTuple):
         logits = self.logits if self.column is None else self.logits.gather(1, self.column)
         return logits.masked_fill(self.weight == 0, -torch.inf)
 
-    def subtract_target(self, gradient: Tensor, target: Tensor) -> None:
-        """Subtract ``target``, which has the shape of ``weight``, from the gradient of the logits."""
+    def add_positives(self, gradient: Tensor, parts: Tensor) -> None:
+        """Add ``parts``, which has the shape of ``weight``, to the gradient of the logits."""
         if self.column is None:
-            gradient -= target
+            gradient += parts
         else:
-            gradient.scatter_add_(1, self.column, -target)
+            gradient.scatter_add_(1, self.column, parts)
 
 
 def _tiles(problem: _Problem) -> Iterator[_Tile]:
@@ -59,9 +60,8 @@ def _tiles(problem: _Problem) -> Iterator[_Tile]:
         rows = slice(begin, min(begin + height, problem.query.shape[0]))
         logits = problem.query[rows] @ scaled_key
         own = None
-        if problem.self_offset >= 0:
+        if problem.against_itself:
             own = torch.arange(rows.start, rows.stop, device=logits.device)[:, None]
-            own = own + problem.self_offset
             logits.scatter_(1, own, -torch.inf)
         yield _Tile(rows, logits, *_positives(problem, rows, own))
 
@@ -89,135 +89,96 @@ def _positives(problem: _Problem, rows: slice, own: Tensor | None) -> tuple[Tens
 
 
 def _prepare(
-    query: Tensor, key: Tensor, temperature: Tensor, *rest: Tensor | bool | int | None
+    query: Tensor,
+    key: Tensor | None,
+    temperature: Tensor,
+    query_id: Tensor | None,
+    key_id: Tensor | None,
+    positive_index: Tensor | None,
+    positive_weight: Tensor | None,
+    inside: bool,
 ) -> _Problem:
     dtype = accumulator(query, key)
+    queries = query.to(dtype)
     return _Problem(
-        query.to(dtype),
-        key.to(dtype),
+        queries,
+        queries if key is None else key.to(dtype),
         temperature.to(device=query.device, dtype=dtype),
-        *rest,  # type: ignore[arg-type]
+        query_id,
+        query_id if key is None else key_id,
+        positive_index,
+        positive_weight,
+        inside,
+        key is None,
     )
-
-
-def _check_values(problem: _Problem) -> None:
-    """Name the first bad row; only on the CPU, where looking costs no synchronisation."""
-    if problem.query.device.type != "cpu":
-        return
-    op = "multi_positive_info_nce"
-    temperature = problem.temperature.item()
-    if not 0 < temperature < float("inf"):
-        raise ValueError(f"{op}: temperature: expected a finite number above 0, got {temperature}")
-    index, weight, num_keys = problem.positive_index, problem.positive_weight, problem.key.shape[0]
-    if index is not None:
-        bad = ((index < -1) | (index >= num_keys)).nonzero()
-        if len(bad):
-            row, column = bad[0].tolist()
-            raise ValueError(
-                f"{op}: positive_index row {row}: expected -1 to {num_keys - 1}, "
-                f"got {index[row, column].item()}"
-            )
-    if weight is not None:
-        bad = (~((weight >= 0) & weight.isfinite())).nonzero()
-        if len(bad):
-            row, column = bad[0].tolist()
-            raise ValueError(
-                f"{op}: positive_weight row {row}: expected finite and not negative, "
-                f"got {weight[row, column].item()}"
-            )
 
 
 def forward(
     query: Tensor,
-    key: Tensor,
+    key: Tensor | None,
     temperature: Tensor,
     query_id: Tensor | None,
     key_id: Tensor | None,
     positive_index: Tensor | None,
     positive_weight: Tensor | None,
     inside: bool,
-    self_offset: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return per row the loss, the lse over keys, the lse over positives and whether there is one.
-
-    The lse over positives is of s_p + log w_p for the form "in"; for "out" it is log sum_p w_p.
-    """
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return per row the lse over keys, the (log-)sum over positives and the sum of their weights."""
+    lists = (query_id, key_id, positive_index, positive_weight)
     with torch.autocast(query.device.type, enabled=False):
-        problem = _prepare(
-            query,
-            key,
-            temperature,
-            query_id,
-            key_id,
-            positive_index,
-            positive_weight,
-            inside,
-            self_offset,
-        )
-        _check_values(problem)
-        loss, lse, positive_lse = (problem.query.new_zeros(query.shape[0]) for _ in range(3))
-        has_positive = torch.zeros(query.shape[0], dtype=torch.bool, device=query.device)
+        problem = _prepare(query, key, temperature, *lists, inside)
+        lse, positive, total = (problem.query.new_empty(query.shape[0]) for _ in range(3))
         for tile in _tiles(problem):
             rows, logits = tile.rows, tile.positive_logits()
-            present = (tile.weight > 0).any(1)
             lse[rows] = tile.logits.logsumexp(1)
-            total = tile.weight.sum(1)
+            total[rows] = tile.weight.sum(1)
             if inside:
-                positive_lse[rows] = (logits + tile.weight.log()).logsumexp(1)
-                row_loss = lse[rows] - positive_lse[rows]
+                positive[rows] = (logits + tile.weight.log()).logsumexp(1)
             else:
-                positive_lse[rows] = total.log()
-                mean = (tile.weight * logits.masked_fill(tile.weight == 0, 0.0)).sum(1) / total
-                row_loss = lse[rows] - mean
-            loss[rows] = row_loss.masked_fill(~present, 0.0)
-            has_positive[rows] = present
-        return loss, lse, positive_lse, has_positive
+                positive[rows] = (tile.weight * logits.masked_fill(tile.weight == 0, 0.0)).sum(1)
+        return lse, positive, total
 
 
 def backward(
-    grad_loss: Tensor,
+    grad_lse: Tensor,
+    grad_positive: Tensor,
     lse: Tensor,
-    positive_lse: Tensor,
+    positive: Tensor,
     query: Tensor,
-    key: Tensor,
+    key: Tensor | None,
     temperature: Tensor,
     query_id: Tensor | None,
     key_id: Tensor | None,
     positive_index: Tensor | None,
     positive_weight: Tensor | None,
     inside: bool,
-    self_offset: int,
+    need_key: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, key and temperature, recomputing the logits tile by tile."""
+    lists = (query_id, key_id, positive_index, positive_weight)
     with torch.autocast(query.device.type, enabled=False):
-        problem = _prepare(
-            query,
-            key,
-            temperature,
-            query_id,
-            key_id,
-            positive_index,
-            positive_weight,
-            inside,
-            self_offset,
-        )
+        problem = _prepare(query, key, temperature, *lists, inside)
         grad_query = torch.empty_like(problem.query, memory_format=torch.contiguous_format)
-        grad_key = torch.zeros_like(problem.key, memory_format=torch.contiguous_format)
+        grad_key = grad_query.new_zeros(problem.key.shape if key is None or need_key else (0,))
         grad_scale = problem.query.new_zeros(())
         for tile in _tiles(problem):
-            rows, logits = tile.rows, tile.positive_logits()
-            target_logits = logits if inside else torch.zeros_like(logits)
-            target = tile.weight * (target_logits - positive_lse[rows, None]).exp()
-            gradient = (tile.logits - lse[rows, None]).exp_()
-            tile.subtract_target(gradient, target.masked_fill_(tile.weight == 0, 0.0))
-            # A row without positives has no loss; its statistics may be infinite.
-            present = (tile.weight > 0).any(1, keepdim=True)
-            gradient = (gradient * grad_loss[rows, None]).masked_fill_(~present, 0.0)
+            rows = tile.rows
+            outer, inner = grad_lse[rows, None], grad_positive[rows, None]
+            # Where nothing flows back nothing is added, though the statistics may be infinite there.
+            gradient = (tile.logits - lse[rows, None]).exp_().mul_(outer)
+            gradient.masked_fill_(outer == 0, 0.0)
+            parts = tile.weight * inner
+            if inside:
+                parts = parts * (tile.positive_logits() - positive[rows, None]).exp()
+            tile.add_positives(gradient, parts.masked_fill_((tile.weight == 0) | (inner == 0), 0.0))
             grad_query[rows] = gradient @ problem.key
-            grad_key.addmm_(gradient.t(), problem.query[rows])
+            if grad_key.dim() == 2:
+                grad_key.addmm_(gradient.t(), problem.query[rows])
             grad_scale += (gradient * tile.logits.masked_fill(tile.logits == -torch.inf, 0.0)).sum()
+        if key is None:
+            grad_query, grad_key = grad_query.add_(grad_key), grad_query.new_empty(0)
         return (
             (grad_query / problem.temperature).to(query.dtype),
-            (grad_key / problem.temperature).to(key.dtype),
+            (grad_key / problem.temperature).to(query.dtype if key is None else key.dtype),
             (-grad_scale / problem.temperature).to(temperature),
         )

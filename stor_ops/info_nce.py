@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _checks, _info_nce_chunked
+from . import _checks, _info_nce_chunked, _info_nce_ring
 from ._load import LOAD_ERROR, register_fake, require
 
 if TYPE_CHECKING:
@@ -77,37 +77,34 @@ def multi_positive_info_nce(
     if normalize:
         query = F.normalize(_accumulable(query), dim=-1)
         key = None if key is None else F.normalize(_accumulable(key), dim=-1)
-    self_offset = 0 if key is None else -1
-    keys = query if key is None else key
-    keys_id = query_id if key is None else key_id
-    if group is not None:
-        from . import _distributed
-
-        sizes = _distributed.shard_sizes(keys, group)
-        self_offset = _distributed.first_row(sizes, group) if key is None else -1
-        keys = _distributed.gather_rows(keys, sizes, group)
-        keys_id = None if keys_id is None else _distributed.gather_rows(keys_id, sizes, group)
     if not isinstance(temperature, Tensor):
-        dtype = _info_nce_chunked.accumulator(query, keys)
+        dtype = _info_nce_chunked.accumulator(query, key)
         temperature = torch.full((), temperature, dtype=dtype, device=query.device)
 
-    rows, _, _, has_positive = torch.ops.stor_ops.info_nce(
-        query,
-        keys,
-        temperature,
-        query_id,
-        keys_id,
-        positive_index,
-        positive_weight,
-        form == "in",
-        self_offset,
-    )
+    lists = (query_id, key_id, positive_index, positive_weight)
+    inside = form == "in"
+    if group is None:
+        statistics = torch.ops.stor_ops.info_nce(query, key, temperature, *lists, inside)
+    else:
+        statistics = _info_nce_ring.info_nce(query, key, temperature, *lists, inside, group)
+    lse, positive, weight = statistics
+    rows, has_positive = _row_losses(lse, positive, weight, inside)
     if reduction == "none":
-        return rows  # type: ignore[no-any-return]
+        return rows
     total, count = rows.sum(), has_positive.sum()
     if group is not None:
-        return _distributed.reduce_loss(total, count, reduction, group)
-    return total if reduction == "sum" else total / count.clamp(min=1)  # type: ignore[no-any-return]
+        return _info_nce_ring.reduce_loss(total, count, reduction, group)
+    return total if reduction == "sum" else total / count.clamp(min=1)
+
+
+def _row_losses(
+    lse: Tensor, positive: Tensor, weight: Tensor, inside: bool
+) -> tuple[Tensor, Tensor]:
+    """Loss of each row, 0 where there is no positive, and where there is one."""
+    present = weight > 0
+    if not inside:
+        positive = positive / weight.masked_fill(~present, 1.0)
+    return (lse - positive).masked_fill(~present, 0.0), present
 
 
 def _accumulable(values: Tensor) -> Tensor:
@@ -180,54 +177,52 @@ def _check_choices(temperature: float | Tensor, form: str, reduction: str) -> No
         raise ValueError(f'{_OP}: reduction: expected "mean", "sum" or "none", got {reduction!r}')
 
 
-def _fake(query: Tensor, key: Tensor, temperature: Tensor, *_: object) -> tuple[Tensor, ...]:
-    rows = query.shape[0]
-    dtype = _info_nce_chunked.accumulator(query, key)
-    per_row = (query.new_empty(rows, dtype=dtype) for _ in range(3))
-    return (*per_row, query.new_empty(rows, dtype=torch.bool))
+def _fake(query: Tensor, key: Tensor | None, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    rows, dtype = query.shape[0], _info_nce_chunked.accumulator(query, key)
+    lse, positive, weight = (query.new_empty(rows, dtype=dtype) for _ in range(3))
+    return lse, positive, weight
 
 
 def _backward_fake(
-    grad: Tensor,
+    grad_lse: Tensor,
+    grad_positive: Tensor,
     lse: Tensor,
-    positive_lse: Tensor,
+    positive: Tensor,
     query: Tensor,
-    key: Tensor,
+    key: Tensor | None,
     temperature: Tensor,
-    *_: object,
+    query_id: Tensor | None,
+    key_id: Tensor | None,
+    positive_index: Tensor | None,
+    positive_weight: Tensor | None,
+    inside: bool,
+    need_key: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     # Dense gradients: an input may be a broadcast view, what is returned is not.
+    like = query if key is None else key
     return (
         query.new_empty(query.shape),
-        key.new_empty(key.shape),
+        like.new_empty(like.shape if need_key and key is not None else (0,)),
         temperature.new_empty(temperature.shape),
     )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    query, key, temperature, query_id, key_id, positive_index, positive_weight, inside, offset = (
-        inputs
-    )
-    _, lse, positive_lse, _ = output
-    ctx.save_for_backward(
-        lse,
-        positive_lse,
-        query,
-        key,
-        temperature,
-        query_id,
-        key_id,
-        positive_index,
-        positive_weight,
-    )
-    ctx.inside, ctx.self_offset = inside, offset
+    *tensors, ctx.inside = inputs
+    lse, positive, weight = output
+    ctx.save_for_backward(lse, positive, *tensors)
+    ctx.mark_non_differentiable(weight)
 
 
-def _autograd(ctx: Any, grad_loss: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    gradients = torch.ops.stor_ops.info_nce_backward(
-        grad_loss, *ctx.saved_tensors, ctx.inside, ctx.self_offset
+def _autograd(
+    ctx: Any, grad_lse: Tensor, grad_positive: Tensor, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    need_key = ctx.needs_input_grad[1]
+    grad_query, grad_key, grad_temperature = torch.ops.stor_ops.info_nce_backward(
+        grad_lse, grad_positive, *ctx.saved_tensors, ctx.inside, need_key
     )
-    return (*gradients, None, None, None, None, None, None)
+    others = (None,) * 5
+    return grad_query, grad_key if need_key else None, grad_temperature, *others
 
 
 def _refuse_double_backward(ctx: Any, *gradients: Tensor) -> None:

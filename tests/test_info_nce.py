@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stor_ops import _info_nce_chunked, multi_positive_info_nce, reference
+from stor_ops import multi_positive_info_nce, reference
 
 FORMS, KINDS = ("out", "in"), ("ids", "index", "weights")
 
@@ -79,27 +79,11 @@ def test_equals_reference(kind, keys, form, reduction):
     positives=st.integers(0, 4),
     form=st.sampled_from(FORMS),
     reduction=st.sampled_from(["mean", "sum", "none"]),
-    tile=st.integers(1, 100),
 )
-def test_equals_reference_for_any_shape(
-    seed, kind, rows, keys, dim, positives, form, reduction, tile
-):
+def test_equals_reference_for_any_shape(seed, kind, rows, keys, dim, positives, form, reduction):
     torch.manual_seed(seed)
     query, key, options = make_problem(kind, rows, keys, dim, positives)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_info_nce_chunked, "_TILE_ELEMENTS", tile)
-        check(query, key, {**options, "form": form, "reduction": reduction})
-
-
-@pytest.mark.parametrize("tile", [1, 50, 23 * 4])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("form", FORMS)
-def test_tiles_do_not_show(kind, form, tile, monkeypatch):
-    query, key, options = make_problem(kind, 23, None)
-    whole = check(query, key, {**options, "form": form})
-    monkeypatch.setattr(_info_nce_chunked, "_TILE_ELEMENTS", tile)
-    for x, y in zip(check(query, key, {**options, "form": form}), whole, strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
+    check(query, key, {**options, "form": form, "reduction": reduction})
 
 
 def test_by_hand():

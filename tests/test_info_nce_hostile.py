@@ -189,27 +189,30 @@ def test_memory_is_linear():
 # --- the dispatcher and the compiler -------------------------------------------------------------
 
 
-def op_arguments(kind, inside, self_offset, dtype=torch.float32):
+def op_arguments(kind, inside, keyed, dtype=torch.float32):
     query = torch.randn(6, 4, dtype=dtype, requires_grad=True)
-    key = query if self_offset >= 0 else torch.randn(9, 4, dtype=dtype, requires_grad=True)
-    ids = (torch.arange(6) // 2, torch.arange(len(key)) // 2)
-    index = torch.randint(-1, len(key), (6, 3))
+    key = torch.randn(9, 4, dtype=dtype, requires_grad=True) if keyed else None
+    ids = (torch.arange(6) // 2, torch.arange(9) // 2 if keyed else None)
+    index = torch.randint(-1, 9 if keyed else 6, (6, 3))
     positives = {"ids": (*ids, None, None), "weights": (None, None, index, torch.rand(6, 3))}[kind]
     temperature = torch.tensor(0.3, requires_grad=True)
-    return query, key, temperature, *positives, inside, self_offset
+    return query, key, temperature, *positives, inside
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("kind", "inside", "offset"), [("ids", True, 0), ("weights", False, -1)])
-def test_opcheck(kind, inside, offset, dtype):
-    arguments = op_arguments(kind, inside, offset, dtype)
+@pytest.mark.parametrize(("kind", "inside"), [("ids", True), ("weights", False)])
+@pytest.mark.parametrize("keyed", [False, True])
+def test_opcheck(kind, inside, keyed, dtype):
+    arguments = op_arguments(kind, inside, keyed, dtype)
     results = torch.library.opcheck(torch.ops.stor_ops.info_nce.default, arguments)
     assert set(results.values()) == {"SUCCESS"}
     plain = [value.detach() if isinstance(value, torch.Tensor) else value for value in arguments]
-    _, lse, positive_lse, _ = torch.ops.stor_ops.info_nce(*plain)
+    lse, positive, _ = torch.ops.stor_ops.info_nce(*plain)
     backward = torch.ops.stor_ops.info_nce_backward.default
-    results = torch.library.opcheck(backward, (torch.rand(6), lse, positive_lse, *plain))
-    assert set(results.values()) == {"SUCCESS"}
+    for need_key in (False, True):
+        gradients = (torch.rand(6), torch.rand(6), lse, positive, *plain, need_key)
+        results = torch.library.opcheck(backward, gradients)
+        assert set(results.values()) == {"SUCCESS"}
 
 
 def step(query, key, temperature, ids, key_ids, index, weight):

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../../csrc/crop_resize/resample.h"
+#include "../../csrc/info_nce/schedule.h"
 #include "../../csrc/views/philox.h"
 
 namespace {
@@ -28,6 +29,19 @@ std::pair<int64_t, std::vector<float>> axis_taps(double begin, double end, int64
   return {taps.first, weights};
 }
 
+// The tiles of every round of a schedule.
+template <typename Schedule>
+std::vector<std::vector<std::pair<int64_t, int64_t>>> tiles(const Schedule& schedule) {
+  std::vector<std::vector<std::pair<int64_t, int64_t>>> rounds(schedule.rounds());
+  for (int64_t round = 0; round < schedule.rounds(); ++round) {
+    for (int64_t slot = 0; slot < schedule.slots(round); ++slot) {
+      const stor::TileIndex tile = schedule.tile(round, slot);
+      rounds[round].emplace_back(tile.query_block, tile.key_block);
+    }
+  }
+  return rounds;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(stor_native, module) {
@@ -35,4 +49,11 @@ PYBIND11_MODULE(stor_native, module) {
   module.def("philox4x32_10", &philox4x32_10, py::arg("counter"), py::arg("key"));
   module.def("axis_taps", &axis_taps, py::arg("begin"), py::arg("end"), py::arg("extent"),
              py::arg("size"), py::arg("i"), py::arg("antialias"));
+  module.def(
+      "tournament", [](int64_t blocks) { return tiles(stor::TournamentSchedule(blocks)); },
+      py::arg("blocks"));
+  module.def(
+      "rectangle",
+      [](int64_t queries, int64_t keys) { return tiles(stor::RectangleSchedule(queries, keys)); },
+      py::arg("queries"), py::arg("keys"));
 }
