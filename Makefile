@@ -7,7 +7,7 @@ VIDEOS ?= data/clips
 RUN    ?= runs/$(notdir $(VIDEOS:/=))
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check
-SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inl')
 TEST_SOURCES := $(wildcard tests/native/*.cpp tests/emulator/*.cpp tests/emulator/*.h tests/emulator/*.cuh)
 LIBRARY := stor_ops/_cpu.so
 PRETRAIN_FLAGS ?=
@@ -16,7 +16,7 @@ PRETRAIN_FLAGS ?=
 ABI_TORCH ?= 2.13.0
 ABI_VENV  ?= .venv-abi
 ABI_TESTS := tests/test_import.py $(sort $(wildcard tests/test_sampling*.py tests/test_overlap*.py \
-             tests/test_views.py tests/test_crop_resize*.py tests/test_info_nce.py))
+             tests/test_views.py tests/test_crop_resize*.py tests/test_info_nce.py tests/test_info_nce_cpu.py))
 
 .PHONY: help setup pretrain test lint format abi-check kernel-report gpu-check clean
 

@@ -157,6 +157,12 @@ def test_exponential_to_the_last_digits(isa):
         ones, zeros, zeros, positive, query, key, temperature, *lists, False, False
     )[0][:, 0]
     torch.testing.assert_close(gradient.double(), x.double().exp(), rtol=3e-7, atol=0)
+    far = torch.tensor([[-88.0], [-1e6]])
+    gradient = torch.ops.stor_ops.info_nce_backward(
+        ones[:2], zeros[:2], zeros[:2], positive[:2], far, key, temperature,
+        lists[0][:2], *lists[1:], False, False,
+    )[0]  # fmt: skip
+    assert not gradient.any()
 
 
 def test_wrong_instruction_set_is_named(monkeypatch):

@@ -166,7 +166,7 @@ def step(function, rows, listed):
     function(query, normalize=True, **lists).backward()
 
 ours = stor_ops.multi_positive_info_nce
-for rows in (1024, 2048, 8192):  # a full tile from 1024 rows on
+for rows in (1024, 2048, 8192):
     step(ours, rows, False); step(ours, min(rows, 4096), True)
     print(peak_mib())
 step(stor_ops.reference.multi_positive_info_nce, 2048, False)
@@ -181,8 +181,8 @@ def test_memory_is_linear():
     )
     small, medium, large, matrix = map(float, run.stdout.split())
     # 8192 x 8192 logits would be 256 MiB; query, key and their gradients are 2 MiB each.
-    assert large - small <= 96, run.stdout
-    assert large - medium <= 64, run.stdout
+    assert large - small <= 32, run.stdout
+    assert large - medium <= 24, run.stdout
     assert matrix - large >= 128, run.stdout  # a few matrices of 4096 x 4096 do show
 
 

@@ -1,0 +1,1 @@
+"""Instruction counts of the CPU kernels on small fixed jobs: they repeat where times do not."""
