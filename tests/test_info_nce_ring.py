@@ -81,8 +81,8 @@ def test_order(rendezvous):
     run_ranks(pass_on_while_computing, 3, rendezvous)
 
 
-def meet_infinities(rank, world):
-    """Shards that are empty or without a positive add nothing; NaN reaches every rank."""
+def meet_extremes(rank, world):
+    """Empty shards and ones without a positive add nothing, NaN reaches all, nothing overflows."""
     query, query_id = torch.ones(2, 4, requires_grad=True), torch.tensor([5, 6])
 
     def run(key, form):
@@ -99,6 +99,10 @@ def meet_infinities(rank, world):
         loss = run(torch.full((1, 4), torch.nan if rank == 0 else 1.0), form)
         assert loss[0].isnan()
         assert loss[1] == 0
+        # Logits of 10, 10,010 and 20,010: the last alone counts, and e to it is no float.
+        loss = run(torch.full((1, 4), 0.25 + 250 * rank), form)
+        expected = {"out": 10000.0, "in": 0.0}[form]
+        torch.testing.assert_close(loss, torch.tensor([expected, 0.0]), rtol=1e-5, atol=1e-2)
 
 
 def refuse_second_derivative(rank, world):
@@ -116,7 +120,12 @@ def compile_with_breaks(rank, world):
     arguments = make_shard(rank)
     expected = scaled(**arguments)
     (truth,) = torch.autograd.grad(expected, arguments["query"])
-    loss = torch.compile(scaled, backend="aot_eager")(**arguments)
+    from torch._dynamo.testing import CompileCounterWithBackend  # slow, and for this alone
+
+    backend = CompileCounterWithBackend("aot_eager")
+    loss = torch.compile(scaled, backend=backend)(**arguments)
+    assert backend.graphs
+    assert not any("stor_ops" in str(graph.graph) for graph in backend.graphs)  # the ring is eager
     (gradient,) = torch.autograd.grad(loss, arguments["query"])
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(gradient, truth)
@@ -125,7 +134,7 @@ def compile_with_breaks(rank, world):
 @pytest.mark.parametrize(
     ("function", "world"),
     [
-        (meet_infinities, 3),
+        (meet_extremes, 3),
         (refuse_second_derivative, 2),
         (compile_with_breaks, 2),
     ],
