@@ -1,11 +1,12 @@
 """Fused kernels for self-supervised video learning.
 
 Exact view pairs, batched spatio-temporal crop-and-resize with the overlap of the views, and a
-multi-positive InfoNCE that never holds the N x N matrix. `stor_ops.reference` has every op in plain
-torch; ``python -m stor_ops.info`` tells what this installation can do.
+multi-positive InfoNCE that never holds the N x N matrix; `stor_ops.nn` has it as a module.
+`stor_ops.reference` has every op in plain torch; ``python -m stor_ops.info`` tells what this
+installation can do.
 """
 
-from . import reference
+from . import nn, reference
 from .crop_resize import crop_resize, crop_resize_pair
 from .info_nce import multi_positive_info_nce
 from .overlap import overlap_positives, overlap_rate, pairwise_overlap_rate
@@ -21,6 +22,7 @@ __all__ = [
     "crop_resize",
     "crop_resize_pair",
     "multi_positive_info_nce",
+    "nn",
     "overlap_positives",
     "overlap_rate",
     "pairwise_overlap_rate",

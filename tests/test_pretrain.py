@@ -83,16 +83,16 @@ def finished(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return out, result.stdout
 
 
-def assert_same_run(out: Path, reference: Path) -> None:
+def assert_same_run(out: Path, reference: Path, steps: int = STEPS) -> None:
     """The same weights, momentum and losses to the bit."""
     left, right = state(out), state(reference)
-    assert left["step"] == right["step"] == STEPS
+    assert left["step"] == right["step"] == steps
     for name, value in right["model"].items():
         assert torch.equal(left["model"][name], value), name
     for index, buffers in right["optimizer"]["state"].items():
         momentum = left["optimizer"]["state"][index]["momentum_buffer"]
         assert torch.equal(momentum, buffers["momentum_buffer"]), index
-    assert [line["step"] for line in lines(out)] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in lines(out)] == list(range(1, steps + 1))
     assert [line["loss"] for line in lines(out)] == [line["loss"] for line in lines(reference)]
     assert [line["lr"] for line in lines(out)] == [line["lr"] for line in lines(reference)]
 
@@ -181,6 +181,24 @@ def test_interrupted_run_resumes_to_the_same_bits(
     assert f"{done} done" in result.stdout
     assert_same_run(out, finished[0])
     assert not list(out.glob("*.tmp"))
+
+
+def test_four_views_with_soft_positives_resume_to_the_same_bits(
+    videos: Path, tmp_path: Path
+) -> None:
+    extra = ("--views", "4", "--objective.positives", "overlap", "--optim.epochs", "1")
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    result = run(command(videos, whole, *extra))
+    assert result.returncode == 0, result.stderr
+    assert "3 video(s), 96 pair(s) and 12 step(s) an epoch" in result.stdout
+    assert all(sum(record["labels_spatial"]) == 8 for record in lines(whole)), "2 pairs of 4 videos"
+    assert (whole / "pairs.png").stat().st_size > 0
+
+    assert interrupt(command(videos, out, *extra), out, signal.SIGKILL, after=6) == -signal.SIGKILL
+    assert 5 <= state(out)["step"] < 12
+    result = run(command(videos, out, *extra, "--resume", "--data.workers", "1"))
+    assert result.returncode == 0, result.stderr
+    assert_same_run(out, whole, steps=12)
 
 
 def test_finished_run_resumes_to_its_summary(videos: Path, finished: tuple[Path, str]) -> None:
@@ -298,17 +316,18 @@ def test_two_ranks_stay_one_model_and_tell_everything(
     script.write_text(RANK_SCRIPT)
     monkeypatch.setenv("SPY_OUT", str(tmp_path / "rank"))
     monkeypatch.setenv("SPY_BLIND", "1")
-    result = run(torchrun(command(videos, out, "--optim.epochs", "1"), script))
+    four = ("--views", "4", "--objective.positives", "overlap", "--optim.epochs", "1")
+    result = run(torchrun(command(videos, out, *four), script))
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("step(s) in all") == 1, "only one rank talks"
     assert "6 step(s) in all; 2 x cpu" in result.stdout
     assert "2.mp4: only rank 1 cannot read it" in result.stdout, "and for all of them"
     assert state(out)["broken"] == {"videos/2.mp4": "only rank 1 cannot read it"}
-    assert all(sum(record["labels_spatial"]) == 2 * 4 for record in lines(out))
+    assert all(sum(record["labels_spatial"]) == 2 * 4 * 2 for record in lines(out))
     first, second = (torch.load(tmp_path / f"rank{rank}", weights_only=True) for rank in (0, 1))
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
 
-    alone = run(command(videos, out, "--resume", "--optim.epochs", "1"))
+    alone = run(command(videos, out, "--resume", *four))
     assert alone.returncode == 2
     assert "ranks: 2 in the checkpoint, 1 now" in alone.stderr

@@ -18,6 +18,10 @@ def test_examples_run_in_order() -> None:
     assert names["everything"].joint.shape == (4, 4)
     assert names["loss"] > 0
     assert names["features"].grad.any()
+    assert names["index"].shape == (8, 1)
+    # 1000 random keys make it harder to tell a view from all others.
+    assert names["queued"] > names["loss"] + 1
+    assert names["contrast"].log_temperature.requires_grad
 
 
 def test_files_that_it_links_exist() -> None:

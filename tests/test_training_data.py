@@ -109,22 +109,22 @@ def test_dataset_reads_the_frames_that_the_views_name(folder: Path) -> None:
     dataset = PairDataset(list_videos([str(folder)]), SMALL, seed=3)
     for item in range(len(dataset)):
         sample = dataset[5, item]
-        assert sample.frames is not None
-        assert sample.pair is not None
+        assert sample.pairs is not None
         assert sample.source is not None
+        (frames,) = sample.frames
         first = 40 * (item // SMALL.draws)
         for compacted, source in (
-            (sample.pair.first, sample.source.first),
-            (sample.pair.second, sample.source.second),
+            (sample.pairs.first, sample.source.first),
+            (sample.pairs.second, sample.source.second),
         ):
             for t in range(SMALL.clip_frames):
-                number = read_number(sample.frames[int(compacted.start) + t].numpy())
+                number = read_number(frames[int(compacted.start) + t].numpy())
                 assert number == first + int(source.start + t * source.stride)
 
 
 def test_draws_and_epochs_give_other_pairs_and_repeat(folder: Path) -> None:
     dataset = PairDataset(list_videos([str(folder)]), SMALL, seed=3)
-    boxes = [dataset[index].pair.first.box for index in ((0, 0), (0, 1), (1, 0), (0, 0))]  # type: ignore[union-attr]
+    boxes = [dataset[index].pairs.first.box for index in ((0, 0), (0, 1), (1, 0), (0, 0))]  # type: ignore[union-attr]
     assert torch.equal(boxes[0], boxes[3])
     assert not torch.equal(boxes[0], boxes[1])
     assert not torch.equal(boxes[0], boxes[2])
@@ -156,6 +156,13 @@ def test_broken_videos_are_replaced_and_named(mostly_broken: list[VideoFile]) ->
     assert batch.video.unique().tolist() == [3], "all from the one that can be read"
     boxes = batch.pairs.first.box
     assert len(boxes.unique(dim=0)) == len(boxes), "never the same pair twice"
+
+    dataset = PairDataset(mostly_broken, replace(SMALL, views=6), seed=0)
+    batch = collate([dataset[0, item] for item in range(len(dataset))])
+    assert isinstance(batch, Batch)
+    assert len(batch.videos) == 3 * 2 * len(mostly_broken)
+    boxes = batch.pairs.first.box
+    assert len(boxes.unique(dim=0)) == len(boxes), "nor among more views"
 
 
 def test_all_broken_is_an_error_that_names_them(mostly_broken: list[VideoFile]) -> None:

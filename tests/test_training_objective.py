@@ -13,7 +13,7 @@ from stor_ops import ViewPairs
 from training.config import Config, Data, Model, Objective, Optim
 from training.metrics import head_scores, statistics, step_record
 from training.model import PairModel, Predictions, TinyR2Plus1D, make_backbone
-from training.objective import HEADS, TERMS, joint_objective
+from training.objective import HEADS, TERMS, JointObjective, Outcome
 from training.pretrain import lr_factor
 from training.ranks import Ranks
 
@@ -24,6 +24,15 @@ def _pairs(count: int, num_frames: int = 300) -> ViewPairs:
     return stor_ops.sample_view_pairs(
         *(torch.full((count,), value) for value in (num_frames, 60, 80)), torch.arange(count)
     )
+
+
+def _outcome(
+    out: Predictions, pairs: ViewPairs, video: torch.Tensor, weights: Objective | None = None
+) -> Outcome:
+    config = replace(TINY, objective=weights or Objective())
+    first, second = (replace(views, video=video) for views in (pairs.first, pairs.second))
+    outcome: Outcome = JointObjective(config)(out, replace(pairs, first=first, second=second))
+    return outcome
 
 
 def _predictions(count: int, config: Config = TINY) -> Predictions:
@@ -102,7 +111,7 @@ def test_objective_is_the_weighted_sum_of_its_terms() -> None:
     pairs, video = _pairs(6), torch.tensor([0, 1, 2, 2, 4, 5])
     out = _predictions(6)
     weights = Objective(contrastive=0.3, spatial=2.0, temporal=0.5, playback=1.5, rotation=0.7)
-    outcome = joint_objective(out, pairs, video, weights)
+    outcome = _outcome(out, pairs, video, weights)
 
     expected = {
         "spatial": F.cross_entropy(out.spatial, pairs.spatial_class),
@@ -132,12 +141,12 @@ def test_published_weights_are_the_default() -> None:
 def test_ignored_labels_do_not_count() -> None:
     pairs, out, video = _pairs(4), _predictions(4), torch.arange(4)
     some = replace(pairs, temporal_class=torch.tensor([1, -100, 3, -100]))
-    outcome = joint_objective(out, some, video, Objective())
+    outcome = _outcome(out, some, video)
     expected = F.cross_entropy(out.temporal[[0, 2]], torch.tensor([1, 3]))
     torch.testing.assert_close(outcome.terms["temporal"], expected.detach())
 
     none = replace(pairs, temporal_class=torch.full((4,), -100))
-    outcome = joint_objective(out, none, video, Objective())
+    outcome = _outcome(out, none, video)
     assert outcome.terms["temporal"] == 0
     assert outcome.total.isfinite()
     outcome.total.backward()
@@ -146,7 +155,7 @@ def test_ignored_labels_do_not_count() -> None:
 def test_every_parameter_learns() -> None:
     model = PairModel(TINY)
     out = model(*torch.randn(2, 4, 3, 8, 32, 32))
-    joint_objective(out, _pairs(4), torch.arange(4), Objective()).total.backward()
+    _outcome(out, _pairs(4), torch.arange(4)).total.backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not idle
 
@@ -171,7 +180,7 @@ def test_head_scores_count_hits_and_name_both_baselines() -> None:
     )
     out = _predictions(4)
     hit = F.one_hot(torch.tensor([0, 0, 2, 1]), 5).float()
-    outcome = joint_objective(out._replace(spatial=hit), pairs, torch.arange(4), Objective())
+    outcome = _outcome(out._replace(spatial=hit), pairs, torch.arange(4))
     classes = dict(zip(HEADS, (5, 5, 4, 4), strict=True))
     record = step_record(statistics(outcome, classes).tolist(), 1, classes)
     assert record["loss"] == pytest.approx(outcome.total.item())

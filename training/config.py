@@ -14,7 +14,7 @@ from .errors import ConfigError
 
 @dataclass(frozen=True)
 class Data:
-    """Videos, and how two views of each are drawn."""
+    """Videos, and how views of each are drawn."""
 
     videos: tuple[str, ...] = ()
     """Folders (searched recursively), video files, or .txt lists of one path per line."""
@@ -34,10 +34,12 @@ class Data:
     """Whether views are turned by a random quarter turn: the rotation classes."""
     flip: float = 0.5
     """Probability that a view is flipped left-right."""
+    views: Annotated[int, tyro.conf.arg(aliases=["--views"])] = 2
+    """Views of a video in a step: independent pairs, decoded together and all contrasted."""
     draws: int = 1
-    """Pairs drawn from each video per epoch."""
+    """Times that each video is shown per epoch, with new views each time."""
     batch_size: int = 32
-    """Pairs per step and rank."""
+    """Videos per step and rank, each with its views."""
     workers: int = 4
     """Decoding processes per rank; 0 decodes in the training process."""
     decoder: Literal["auto", "decord", "pyav"] = "auto"
@@ -62,7 +64,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Objective:
-    """Weights of the terms; playback and rotation are summed over both views."""
+    """Weights of the terms; playback and rotation are summed over both views of a pair."""
 
     contrastive: float = 0.1
     spatial: float = 1.0
@@ -73,6 +75,8 @@ class Objective:
     """Of the contrastive term."""
     form: Literal["out", "in"] = "out"
     """Whether the sum over positives stands outside or inside of the logarithm."""
+    positives: Literal["hard", "overlap"] = "hard"
+    """Whether views of one video attract each other all alike, or as far as they overlap."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,9 @@ def validate(config: Config) -> None:
         < data.ratio[0]
         <= data.ratio[1],
         f"data.flip: expected a probability, got {data.flip}": 0 <= data.flip <= 1,
+        f"data.views: expected an even number, at least 2, got {data.views}": (
+            data.views >= 2 and data.views % 2 == 0
+        ),
         f"data.draws: expected at least 1, got {data.draws}": data.draws >= 1,
         f"data.batch-size: expected at least 2, got {data.batch_size}": data.batch_size >= 2,
         f"data.workers: expected at least 0, got {data.workers}": data.workers >= 0,

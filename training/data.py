@@ -1,4 +1,4 @@
-"""From video files to ragged batches of uint8 frames with two views each.
+"""From video files to ragged batches of uint8 frames with pairs of views.
 
 Workers sample the views, decode only the frames that both clips need, once each, and send them as they
 are; cropping, resizing and normalising happen later, on the training device.
@@ -27,10 +27,10 @@ from .videos import VideoFile
 
 @dataclass(frozen=True)
 class Sample:
-    """One video's frames and views, or only the reasons why no video could be read."""
+    """One video's frames and P pairs of views, or only the reasons why no video could be read."""
 
-    frames: Tensor | None  # uint8 (T, H, W, 3): what both clips need
-    pair: ViewPairs | None  # of one row, in units of `frames`
+    frames: Sequence[Tensor]  # P times uint8 (T, H, W, 3): what both clips of a pair need
+    pairs: ViewPairs | None  # of P rows, each in units of its `frames`
     source: ViewPairs | None  # the same views, in units of the video
     video: int  # index into the list of videos
     broken: list[tuple[str, str]]  # name and reason of each video that was skipped on the way
@@ -39,14 +39,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """B ragged videos and their pairs."""
+    """N pairs of views and their ragged frames; the pairs of one video follow each other."""
 
-    videos: list[Tensor]  # uint8 (T_i, H_i, W_i, 3)
-    pairs: ViewPairs  # of B rows
-    source: ViewPairs
-    video: Tensor  # int64 (B,), index into the list of videos: views of equal index are positives
+    videos: list[Tensor]  # N times uint8 (T_i, H_i, W_i, 3)
+    pairs: ViewPairs  # of N rows, on `videos`
+    source: ViewPairs  # the same, in units of whole videos; `video` indexes the list of videos
     broken: list[tuple[str, str]] = field(default_factory=list)
     decode_seconds: float = 0.0
+
+    @property
+    def video(self) -> Tensor:
+        """Index into the list of videos, int64 (N,)."""
+        return self.source.first.video
 
     def to(self, device: torch.device) -> Batch:
         """Copy frames and views to ``device``, without waiting where the memory is pinned."""
@@ -54,7 +58,7 @@ class Batch:
             self,
             videos=[video.to(device, non_blocking=True) for video in self.videos],
             pairs=self.pairs.to(device, non_blocking=True),
-            video=self.video.to(device, non_blocking=True),
+            source=self.source.to(device, non_blocking=True),
         )
 
     def pin_memory(self) -> Batch:
@@ -63,7 +67,7 @@ class Batch:
             self,
             videos=[video.pin_memory() for video in self.videos],
             pairs=self.pairs.pin_memory(),
-            video=self.video.pin_memory(),
+            source=self.source.pin_memory(),
         )
 
 
@@ -98,7 +102,10 @@ def compact(pair: ViewPairs, num_frames: int, clip_frames: int) -> tuple[list[in
 
 
 class PairDataset(Dataset[Sample]):
-    """Samples and decodes one pair; an index is (epoch, item), and item counts videos times draws."""
+    """Samples and decodes the views of one video; an index is (epoch, item).
+
+    An item is one of ``draws`` times that a video is shown in an epoch, with ``views`` / 2 pairs.
+    """
 
     def __init__(self, videos: Sequence[VideoFile], config: Data, seed: int) -> None:
         self.videos = list(videos)
@@ -108,13 +115,13 @@ class PairDataset(Dataset[Sample]):
         self.current = torch.full((max(config.workers, 1),), -1).share_memory_()
 
     def __len__(self) -> int:
-        """Return the number of pairs of an epoch."""
+        """Return the number of items of an epoch."""
         return len(self.videos) * self.config.draws
 
     def __getitem__(self, index: tuple[int, int]) -> Sample:
-        """Return a pair of the indexed video or, if it cannot be read, of the next that can.
+        """Return the views of the indexed video or, if it cannot be read, of the next that can.
 
-        The replacement takes a draw of its own, so it never repeats a pair of the epoch. It depends on
+        The replacement takes draws of its own, so it never repeats a pair of the epoch. It depends on
         the index alone: batches keep their size, and a resumed run sees the same.
         """
         epoch, item = index
@@ -133,30 +140,50 @@ class PairDataset(Dataset[Sample]):
                 continue
             seconds = time.perf_counter() - begin
             return replace(sample, broken=broken, decode_seconds=seconds)
-        return Sample(None, None, None, -1, broken, time.perf_counter() - begin)
+        return Sample((), None, None, -1, broken, time.perf_counter() - begin)
 
     def _read(self, at: int, epoch: int, draw: int) -> Sample:
         config, video = self.config, self.videos[at]
+        count = config.views // 2
         with open_video(video.path, backend=config.decoder) as reader:
-            pair = stor_ops.sample_view_pairs(
-                torch.tensor([reader.num_frames]),
-                torch.tensor([reader.height]),
-                torch.tensor([reader.width]),
-                torch.tensor([video.key]),
-                clip_frames=config.clip_frames,
-                seed=self.seed,
-                epoch=epoch,
-                draw=draw,
-                scale=config.scale,
-                ratio=config.ratio,
-                strides=config.strides,
-                rates=config.rates,
-                rotate=config.rotate,
-                flip=config.flip,
-            )
-            indices, compacted = compact(pair, reader.num_frames, config.clip_frames)
-            frames = torch.from_numpy(reader.frames(indices))
-        return Sample(frames, compacted, pair, at, [], 0.0)
+            pairs = [
+                stor_ops.sample_view_pairs(
+                    torch.tensor([reader.num_frames]),
+                    torch.tensor([reader.height]),
+                    torch.tensor([reader.width]),
+                    torch.tensor([video.key]),
+                    clip_frames=config.clip_frames,
+                    seed=self.seed,
+                    epoch=epoch,
+                    draw=draw * count + number,
+                    scale=config.scale,
+                    ratio=config.ratio,
+                    strides=config.strides,
+                    rates=config.rates,
+                    rotate=config.rotate,
+                    flip=config.flip,
+                )
+                for number in range(count)
+            ]
+            parts = [compact(pair, reader.num_frames, config.clip_frames) for pair in pairs]
+            # One call for all pairs: a frame that several of them need is decoded once.
+            frames = torch.from_numpy(reader.frames([i for indices, _ in parts for i in indices]))
+        return Sample(
+            frames.split([len(indices) for indices, _ in parts]),
+            ViewPairs.cat([compacted for _, compacted in parts]),
+            ViewPairs.cat(pairs),
+            at,
+            [],
+            0.0,
+        )
+
+
+def _showing(pairs: ViewPairs, video: Tensor) -> ViewPairs:
+    return replace(
+        pairs,
+        first=replace(pairs.first, video=video),
+        second=replace(pairs.second, video=video),
+    )
 
 
 def collate(samples: Sequence[Sample]) -> Batch | NoReadableVideoError:
@@ -164,25 +191,19 @@ def collate(samples: Sequence[Sample]) -> Batch | NoReadableVideoError:
 
     The error is returned, not raised: on its way out of a worker, DataLoader would bury it in a traceback.
     """
-    videos, pairs, sources = [], [], []
+    videos: list[Tensor] = []
+    pairs, sources = [], []
     for sample in samples:
-        if sample.frames is None or sample.pair is None or sample.source is None:
+        if sample.pairs is None or sample.source is None:
             reasons = "\n".join(f"  {name}: {reason}" for name, reason in sample.broken)
             return NoReadableVideoError(f"data.videos: not one video could be read:\n{reasons}")
-        videos.append(sample.frames)
-        pairs.append(sample.pair)
-        sources.append(sample.source)
-    rows = torch.arange(len(videos))
-    joined, source = ViewPairs.cat(pairs), ViewPairs.cat(sources)
+        videos += sample.frames
+        pairs.append(sample.pairs)
+        sources.append(_showing(sample.source, torch.full((len(sample.frames),), sample.video)))
     return Batch(
         videos,
-        replace(
-            joined,
-            first=replace(joined.first, video=rows),
-            second=replace(joined.second, video=rows),
-        ),
-        source,
-        torch.tensor([sample.video for sample in samples]),
+        _showing(ViewPairs.cat(pairs), torch.arange(len(videos))),
+        ViewPairs.cat(sources),
         [entry for sample in samples for entry in sample.broken],
         sum(sample.decode_seconds for sample in samples),
     )

@@ -25,7 +25,7 @@ from .data import Batch, PairDataset
 from .errors import CheckpointError, DataError, DivergedError, NoReadableVideoError, TrainingError
 from .feed import Interruption, StopWaiting, halted, timed_batches
 from .model import ROTATIONS, PairModel
-from .objective import HEADS, Outcome, joint_objective
+from .objective import HEADS, JointObjective, Outcome
 from .ranks import Ranks, join_ranks
 from .sampler import PairSampler
 from .videos import fingerprint, list_videos
@@ -77,6 +77,7 @@ class Trainer:
             self.optimizer,
             lambda step: lr_factor(step, self.sampler.steps_per_epoch, self.total, optim),
         )
+        self.objective = JointObjective(config, ranks.group)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=optim.precision == "float16")
 
     def _state(self) -> dict[str, Any]:
@@ -135,9 +136,7 @@ class Trainer:
             self.ranks.device.type, getattr(torch, precision), enabled=precision != "float32"
         ):
             predictions = self.model(first, second)
-        outcome = joint_objective(
-            predictions, batch.pairs, batch.video, self.config.objective, self.ranks.group
-        )
+        outcome: Outcome = self.objective(predictions, batch.source)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(outcome.total).backward()
         self.scaler.step(self.optimizer)
@@ -179,7 +178,8 @@ def train(config: Config, ranks: Ranks) -> bool:
     done, total = trainer.restore(), trainer.total
     per_epoch = trainer.sampler.steps_per_epoch
     reporter.say(
-        f"{len(trainer.videos)} video(s), {len(trainer.dataset)} pair(s) and {per_epoch} step(s) an epoch, "
+        f"{len(trainer.videos)} video(s), {len(trainer.dataset) * config.data.views // 2} pair(s) and "
+        f"{per_epoch} step(s) an epoch, "
         f"{total} step(s) in all{f', {done} done' if done else ''}; {ranks.world} x {ranks.device}"
     )
     if ranks.chief:

@@ -1,4 +1,4 @@
-"""The order in which pairs are shown."""
+"""The order in which videos are shown."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class PairSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, item) from any step to the last: every rank and every resumed run agrees.
 
     Args:
-        items: pairs of an epoch.
-        batch_size: pairs per step and rank; fewer where an epoch has fewer.
+        items: of an epoch, as `data.PairDataset` counts them.
+        batch_size: items per step and rank; fewer where an epoch has fewer.
         epochs: of the whole run.
         seed: of the order.
         first_step: where to begin, counted from the start of the run.
