@@ -142,6 +142,19 @@ def test_rows_of_very_different_range(isa, spread):
     assert (error <= 2e-4 * exact_leaf.grad.norm(dim=1).clamp(min=1)).all()
 
 
+@pytest.mark.parametrize("last", [True, False])
+def test_one_side_of_a_tile_of_small_range_and_the_other_of_large(isa, last):
+    """Each row of the tile has a logit of 81; one column has none above -27, and nothing elsewhere."""
+    query = torch.zeros(66, 3)
+    query[:, 0] = 9
+    query[65, 0] = -3
+    query = query if last else query.flip(0)
+    options = {"query_id": torch.zeros(66, dtype=torch.int64), "temperature": 1.0}
+    rows = multi_positive_info_nce(query, reduction="none", **options)
+    exact = reference.multi_positive_info_nce(query.double(), reduction="none", **options)
+    torch.testing.assert_close(rows.double(), exact, rtol=1e-5, atol=1e-5)
+
+
 def test_exponential_to_the_last_digits(isa):
     """One key of logit 0 beside one of logit x: lse = log(1 + exp(x)), and exp(x) is its derivative's
     numerator."""
@@ -238,8 +251,9 @@ def test_no_gradient_of_keys_that_nobody_wants():
     assert grad_key.shape == (0,)
 
 
-def test_infinite_statistics_of_rows_without_gradient_do_no_harm():
-    query = torch.randn(70, 4)
+@pytest.mark.parametrize("scale", [1, 12])  # 12: no exponential serves both rows and columns
+def test_infinite_statistics_of_rows_without_gradient_do_no_harm(scale):
+    query = torch.randn(70, 4) * scale
     ids, temperature = torch.arange(70) // 2, torch.tensor(0.5)
     for key, key_id in ((None, None), (torch.randn(80, 4), torch.arange(80) // 2)):
         arguments = (query, key, temperature, ids, key_id, None, None, False)
