@@ -256,17 +256,18 @@ def test_infinite_statistics_of_rows_without_gradient_do_no_harm(scale):
     query = torch.randn(70, 4) * scale
     ids, temperature = torch.arange(70) // 2, torch.tensor(0.5)
     for key, key_id in ((None, None), (torch.randn(80, 4), torch.arange(80) // 2)):
-        arguments = (query, key, temperature, ids, key_id, None, None, False)
-        lse, positive, _ = torch.ops.stor_ops.info_nce(*arguments)
+        arguments = (query, key, temperature, ids, key_id, None, None, True)
+        statistics = torch.ops.stor_ops.info_nce(*arguments)[:2]
         incoming = torch.ones(70)
         incoming[3:6] = 0
         results = []
         for value in (None, math.inf, -math.inf, math.nan, -1e4):
-            changed = lse.clone()
-            changed[3:6] = lse[3:6] if value is None else value
+            changed = [values.clone() for values in statistics]
+            for values in changed if value is not None else []:
+                values[3:6] = value
             results.append(
                 torch.ops.stor_ops.info_nce_backward(
-                    incoming, -incoming, changed, positive, *arguments, True
+                    incoming, -incoming, *changed, *arguments, True
                 )
             )
         for other in results[1:]:
