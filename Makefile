@@ -11,6 +11,7 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -na
 TEST_SOURCES := $(wildcard tests/native/*.cpp tests/emulator/*.cpp tests/emulator/*.h tests/emulator/*.cuh)
 LIBRARY := stor_ops/_cpu.so
 PRETRAIN_FLAGS ?=
+BENCH ?=
 
 # Another torch that a wheel built here is tried under.
 ABI_TORCH ?= 2.13.0
@@ -18,7 +19,7 @@ ABI_VENV  ?= .venv-abi
 ABI_TESTS := tests/test_import.py $(sort $(wildcard tests/test_sampling*.py tests/test_overlap*.py \
              tests/test_views.py tests/test_crop_resize*.py tests/test_info_nce.py tests/test_info_nce_cpu.py))
 
-.PHONY: help setup pretrain test lint format abi-check kernel-report gpu-check clean
+.PHONY: help setup pretrain test lint format abi-check kernel-report gpu-check bench clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -81,6 +82,14 @@ abi-check: $(LIBRARY) $(ABI_VENV)/.installed  ## sdist, wheel, and its tests und
 	cd $(ABI_VENV) && bin/python -c "import stor_ops, torch; print(stor_ops.__file__, torch.__version__); \
 	    assert torch.__version__.startswith('$(ABI_TORCH)') and '$(ABI_VENV)' in stor_ops.__file__"
 	cd $(ABI_VENV) && bin/python -m pytest -q -p no:cacheprovider $(ABI_TESTS:%=../%)
+
+$(VENV)/.bench: requirements-bench.txt $(VENV)/.installed
+	@echo "== installing the peers that the benchmarks compare with"
+	$(PIP) install --quiet -r $<
+	@touch $@
+
+bench: $(LIBRARY) $(VENV)/.bench  ## time every op beside its peers, on an idle machine; BENCH="info_nce --cases 8192"
+	$(PYTHON) -m benchmarks.run $(BENCH)
 
 kernel-report: $(LIBRARY)  ## compiler budgets and memory traffic of the CUDA kernels; needs no GPU
 	$(PYTHON) -m benchmarks.kernels.budgets
