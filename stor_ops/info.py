@@ -19,7 +19,7 @@ OPS = (
     "info_nce",
 )
 OPTIONAL = {
-    "triton": "torch.compile on a GPU",
+    "triton": "info_nce and torch.compile on a GPU",
     "torchvision": "backbones of training/",
     "decord": "fast video decoding in training/",
     "av": "exact video decoding in training/",
@@ -47,9 +47,8 @@ def _kernels(op: str) -> str:
         return "none"
     has = torch._C._dispatch_has_kernel_for_dispatch_key  # public code has no other way to ask
     name = f"stor_ops::{op}"
-    if has(name, "CompositeExplicitAutograd"):
-        return "torch, any device"
-    keys = {"CPU": "C++ on the CPU", "CUDA": "CUDA"}
+    gpu = "Triton on CUDA" if op == "info_nce" else "CUDA"
+    keys = {"CPU": "C++ on the CPU", "CUDA": gpu, "CompositeExplicitAutograd": "torch elsewhere"}
     return ", ".join(text for key, text in keys.items() if has(name, key)) or "none"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from . import _checks, _info_nce_chunked, _info_nce_ring
 from ._load import LOAD_ERROR, register_fake, require
+from ._triton import info_nce as _info_nce_triton
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -236,3 +238,8 @@ if LOAD_ERROR is None:
     torch.library.register_autograd("stor_ops::info_nce_backward", _refuse_double_backward)
     torch.library.register_kernel("stor_ops::info_nce", None, _info_nce_chunked.forward)
     torch.library.register_kernel("stor_ops::info_nce_backward", None, _info_nce_chunked.backward)
+    if find_spec("triton") is not None:
+        torch.library.register_kernel("stor_ops::info_nce", "cuda", _info_nce_triton.forward)
+        torch.library.register_kernel(
+            "stor_ops::info_nce_backward", "cuda", _info_nce_triton.backward
+        )

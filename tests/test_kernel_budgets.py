@@ -1,4 +1,4 @@
-"""What the CUDA kernels cost by the compiler's account and the emulator's: benchmarks/kernels."""
+"""What the GPU kernels cost by the compilers' account and the emulator's: benchmarks/kernels."""
 
 import json
 import sys
@@ -9,11 +9,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent / "emulator"))
 import build
-from benchmarks.kernels import budgets, compiler, traffic
+from benchmarks.kernels import budgets, compiler, traffic, triton_kernels
 
 LIMITS = json.loads(budgets.FILE.read_text())["limits"]
 
-compiled = pytest.mark.skipif(compiler.why_not() is not None, reason=str(compiler.why_not()))
+compiled = pytest.mark.skipif(
+    triton_kernels.why_not() is not None, reason=str(triton_kernels.why_not())
+)
 emulated = pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not()))
 
 
@@ -22,12 +24,19 @@ def figures() -> budgets.Table:
     return compiler.measure()
 
 
+@pytest.fixture(scope="module")
+def triton_figures() -> budgets.Table:
+    return triton_kernels.measure()
+
+
 # ---- Budgets
 
 
 @compiled
-def test_every_kernel_is_within_its_budget(figures: budgets.Table) -> None:
-    assert budgets.violations(LIMITS, figures) == []
+def test_every_kernel_is_within_its_budget(
+    figures: budgets.Table, triton_figures: budgets.Table
+) -> None:
+    assert budgets.violations(LIMITS, figures | triton_figures) == []
 
 
 @compiled
@@ -48,10 +57,38 @@ def test_every_kernel_is_compiled(figures: budgets.Table) -> None:
 
 
 @compiled
-def test_the_record_is_of_these_kernels(figures: budgets.Table) -> None:
+def test_every_triton_kernel_is_compiled(triton_figures: budgets.Table) -> None:
+    sources = (compiler.ROOT / "stor_ops" / "_triton").glob("*.py")
+    kernels = {
+        line.removeprefix("def ").split("(")[0]
+        for path in sources
+        for line in path.read_text().splitlines()
+        if line.startswith("def ") and "_kernel(" in line
+    }
+    assert {name.split("<")[0].removesuffix("_ieee") for name in triton_figures} == kernels
+    for kernel in ("statistics_kernel", "gradient_kernel"):
+        for dtype in ("float16", "bfloat16", "float32"):
+            assert set(triton_figures[f"{kernel}<{dtype}, 128>"]) == set(compiler.ARCHITECTURES)
+
+
+@compiled
+@pytest.mark.parametrize("backward", [False, True])
+def test_sizes_of_one_compile(backward: bool) -> None:
+    # Triton makes arguments that are 1 part of the code.
+    sizes = ("num_owners", "num_others") if backward else ("num_queries", "num_keys")
+    ones = dict.fromkeys((*sizes, "dim"), 1)
+    for precision, dtype in (("half", "float16"), ("ieee", "float32")):
+        instance = triton_kernels.dense_instance(80, precision, dtype, 1, backward=backward, **ones)
+        assert triton_kernels.compile_instance(instance, 80)["spill_bytes"] == 0
+
+
+@compiled
+def test_the_record_is_of_these_kernels(
+    figures: budgets.Table, triton_figures: budgets.Table
+) -> None:
     recorded = json.loads(budgets.FILE.read_text())["kernels"]
     assert {name: set(rows) for name, rows in recorded.items()} == {
-        name: set(rows) for name, rows in figures.items()
+        name: set(rows) for name, rows in (figures | triton_figures).items()
     }
 
 
@@ -96,6 +133,7 @@ def test_the_command_fails_on_a_limit_too_tight(
 
     monkeypatch.setattr(budgets, "FILE", tmp_path / "budgets.json")
     monkeypatch.setattr(compiler, "measure", lambda: figures)
+    monkeypatch.setattr(triton_kernels, "measure", dict)
     tighten(255)
     assert budgets.main([]) == 0
     tighten(10)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.kernels.budgets [--write]     --write records today's figures in budgets.json
 
-Needs nvcc and a disassembler, no GPU. budgets.json has, by hand, the limits of each kernel ("at_most",
-"at_least"; a number, or one for each architecture) and, by --write, the figures of each instantiation.
-A figure past its limit is an error; one that differs from the record is printed.
+Needs nvcc, a disassembler and Triton, no GPU. budgets.json has, by hand, the limits of each kernel
+("at_most", "at_least"; a number, or one for each architecture) and, by --write, the figures of each
+instantiation. A figure past its limit is an error; one that differs from the record is printed.
 
 registers, spill_bytes, stack_bytes, static_shared   as ptxas reports them
 dynamic_shared     sizeof(CropShared) for crop_resize, which its launcher asks for
@@ -17,7 +17,8 @@ instructions, ffma, local, generic, loads_8 ... stores_256   in the code, not as
 Why these limits: 80 registers are what 3 blocks of 256 threads may have (65536 / 768 = 85, granted in
 steps of 8), and 3 crop_resize blocks are what the shared memory of sm_90 and sm_100 holds; on sm_80 it
 holds 2. Clips must go out in 16-byte words and uint8 sources come in 4 bytes at a time, both through
-instructions that know that their memory is global.
+instructions that know that their memory is global. The Triton kernels (triton_kernels.py) may use all
+registers, for their sums live there, but spill none.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import compiler
+from . import compiler, triton_kernels
 from .compiler import Figures
 
 FILE = Path(__file__).parent / "budgets.json"
@@ -112,7 +113,12 @@ def show(table: Table) -> str:
 
 def write(budgets: dict[str, Any], table: Table) -> None:
     """Keep the limits, replace the figures; one line for a kernel on an architecture."""
-    content = {"toolkit": compiler.toolkit(), "limits": budgets["limits"], "kernels": table}
+    content = {
+        "toolkit": compiler.toolkit(),
+        "triton": triton_kernels.version(),
+        "limits": budgets["limits"],
+        "kernels": table,
+    }
     text = json.dumps(content, indent=1)
     innermost = re.compile(r"\{[^{}]*\}")
     text = innermost.sub(lambda found: re.sub(r"\s+", " ", found[0]), text)
@@ -121,14 +127,15 @@ def write(budgets: dict[str, Any], table: Table) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile, compare and print; 1 if a limit is passed."""
-    parser = argparse.ArgumentParser(description="Compiler budgets of the CUDA kernels.")
+    parser = argparse.ArgumentParser(description="Compiler budgets of all GPU kernels.")
     parser.add_argument("--write", action="store_true", help=f"record the figures in {FILE.name}")
     options = parser.parse_args(arguments)
-    if reason := compiler.why_not():
+    if reason := triton_kernels.why_not():
         raise SystemExit(f"budgets: {reason}")
     budgets = json.loads(FILE.read_text())
-    table = compiler.measure()
+    table = compiler.measure() | triton_kernels.measure()
     print(f"nvcc {compiler.toolkit()}, {' '.join(compiler.project_flags())}")
+    print(f"Triton {triton_kernels.version()}")
     for name, holds in compiler.ARCHITECTURES.items():
         print(
             f"a multiprocessor of {name}: {holds.registers} registers, {holds.shared_bytes} bytes of "
@@ -136,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     print(show(table))
     if changed := differences(budgets["kernels"], table):
-        print(f"Differences from {FILE.name}, written with nvcc {budgets['toolkit']}:")
+        written = f"nvcc {budgets['toolkit']} and Triton {budgets.get('triton')}"
+        print(f"Differences from {FILE.name}, written with {written}:")
         print(*changed, sep="\n")
     exceeded = violations(budgets["limits"], table)
     print(*(f"over budget: {line}" for line in exceeded), sep="\n")
