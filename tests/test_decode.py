@@ -306,6 +306,26 @@ def test_seeking_reads_little(make: Make, decoded: list[Any], name: str) -> None
             decoded.clear()
 
 
+@pytest.mark.parametrize("name", ["b.mp4", "b.mkv", "hevc.mp4", "open_hevc.mkv", "open_gop.mp4"])
+def test_frames_that_no_other_needs_are_skipped(
+    make: Make, decoded: list[Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not decoding them changes no bit of the others."""
+    queries = [[*range(0, COUNT, stride)] for stride in (3, 4, 7, 8)] + [[9, 17, 38], [39]]
+    with open_video(make(name), "pyav") as reader:
+        decoded.clear()
+        some = [reader.frames(query) for query in queries]
+        few, original = len(decoded), decode._PyAVReader._decode
+        assert None not in decoded, "opened anew"
+        monkeypatch.setattr(
+            decode._PyAVReader, "_decode", lambda self, key, **_: original(self, key)
+        )
+        decoded.clear()
+        for query, pictures in zip(queries, some, strict=True):
+            np.testing.assert_array_equal(reader.frames(query), pictures)
+        assert few < len(decoded), "none was skipped"
+
+
 def test_distinct_frames_are_converted_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     stored: list[int] = []
     original = decode._PyAVReader._store

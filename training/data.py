@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -61,6 +61,11 @@ class Batch:
             source=self.source.to(device, non_blocking=True),
         )
 
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Once the batch is let go, keep its memory until ``stream`` has done all queued by then."""
+        for value in (*self.videos, *_tensors(self.pairs), *_tensors(self.source)):
+            value.record_stream(stream)
+
     def pin_memory(self) -> Batch:
         """Move what is copied to a device into page-locked memory; DataLoader calls this."""
         return replace(
@@ -69,6 +74,14 @@ class Batch:
             pairs=self.pairs.pin_memory(),
             source=self.source.pin_memory(),
         )
+
+
+def _tensors(struct: ViewPairs | Views) -> Iterator[Tensor]:
+    for value in vars(struct).values():
+        if isinstance(value, Tensor):
+            yield value
+        else:
+            yield from _tensors(value)
 
 
 def compact(pair: ViewPairs, num_frames: int, clip_frames: int) -> tuple[list[int], ViewPairs]:

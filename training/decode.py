@@ -20,7 +20,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any, Literal, NoReturn, Protocol
 
 import numpy as np
@@ -31,7 +31,9 @@ from .decode_scan import Scan, VideoError, open_container, scan_video
 Frames = npt.NDArray[np.uint8]
 Backend = Literal["auto", "decord", "pyav"]
 
-_NEAR = 8  # packets: decoding on over so few is cheaper than seeking and filling the decoder again
+_NEAR = (
+    4  # packets: decoding on over so few is no dearer than seeking (240p to 720p, strides 1 to 8)
+)
 
 
 class VideoReader(Protocol):
@@ -231,7 +233,8 @@ class _PyAVReader(_Reader):
 
         Returns early where seeking again is cheaper, or a frame that should have come did not.
         """
-        for frame in self._decode(key):
+        # From the start, all are decoded: that is how it goes where anything was unusual.
+        for frame in self._decode(key, needed=None if key is None else left):
             if frame.pts in left:
                 if frame.is_corrupt:
                     raise VideoError(self._path, f"damaged at time stamp {frame.pts}")
@@ -245,8 +248,14 @@ class _PyAVReader(_Reader):
             elif key is not None and frame.pts is not None and frame.pts > next(iter(left)):
                 return
 
-    def _decode(self, key: int | None, skip_damaged: bool = False) -> Iterator[Any]:
-        """Frames from a key frame on; nothing if the file does not lead there; None for damage."""
+    def _decode(
+        self, key: int | None, skip_damaged: bool = False, needed: Container[int] | None = None
+    ) -> Iterator[Any]:
+        """Frames from a key frame on; nothing if the file does not lead there; None for damage.
+
+        Of frames that no other refers to, only those whose time stamps are `needed` are decoded
+        (None: all of them).
+        """
         import av
 
         try:
@@ -259,6 +268,9 @@ class _PyAVReader(_Reader):
             for number, packet in enumerate(self._container.demux(self._stream)):
                 if number == 0 and key is not None and packet.pts != self._keys[key][1]:
                     return
+                if needed is not None:
+                    skip = "DEFAULT" if packet.pts in needed else "NONREF"
+                    self._stream.codec_context.skip_frame = skip
                 try:
                     yield from packet.decode()
                 except av.FFmpegError:

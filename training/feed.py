@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import FrameType
 
 from .data import Batch, PairDataset, make_loader
@@ -48,7 +48,7 @@ def timed_batches(
     interruption: Interruption,
     *,
     pin_memory: bool = False,
-) -> Iterator[tuple[Batch, float]]:
+) -> Generator[tuple[Batch, float], None, None]:
     """Yield the batches of the rest of the run, each with the seconds that it was waited for.
 
     Raises:

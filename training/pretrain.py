@@ -26,6 +26,7 @@ from .errors import CheckpointError, DataError, DivergedError, NoReadableVideoEr
 from .feed import Interruption, StopWaiting, halted, timed_batches
 from .model import ROTATIONS, PairModel
 from .objective import HEADS, JointObjective, Outcome
+from .prefetch import DeviceFeed
 from .ranks import Ranks, join_ranks
 from .sampler import PairSampler
 from .videos import fingerprint, list_videos
@@ -121,9 +122,8 @@ class Trainer:
             checkpoint.save(self.folder, step=done, **self._state(), broken=self.broken)
 
     def step(self, batch: Batch) -> Outcome:
-        """Crop on the device, predict, and take one step against the gradient."""
+        """Crop on the device, where the batch lies, predict, and take one step against the gradient."""
         data, precision = self.config.data, self.config.optim.precision
-        batch = batch.to(self.ranks.device)
         first, second, _ = stor_ops.crop_resize_pair(
             batch.videos,
             batch.pairs.first,
@@ -189,19 +189,19 @@ def train(config: Config, ranks: Ranks) -> bool:
     saved = done
     reporter.start(done, total)
     last = time.perf_counter()
+    batches = timed_batches(
+        trainer.dataset, trainer.sampler, interruption, pin_memory=ranks.device.type == "cuda"
+    )
+    feed = DeviceFeed(batches, ranks.device)
     try:
-        for batch, waited in timed_batches(
-            trainer.dataset,
-            trainer.sampler,
-            interruption,
-            pin_memory=ranks.device.type == "cuda",
-        ):
+        for batch, host in feed:
             sheet = trainer.folder / pictures.SHEET
             if ranks.chief and not sheet.exists():
                 names = [video.name for video in trainer.videos]
-                pictures.draw_contact_sheet(batch, names, config, sheet)
+                pictures.draw_contact_sheet(host, names, config, sheet)
             lr = float(trainer.scheduler.get_last_lr()[0])
             outcome = trainer.step(batch)
+            feed.ahead()
             # One copy from the device a step, and with many ranks one reduction, tells everything.
             flags = torch.tensor([interruption.asked, len(batch.broken)], dtype=torch.float64)
             shown = metrics.statistics(outcome, trainer.classes)
@@ -218,7 +218,7 @@ def train(config: Config, ranks: Ranks) -> bool:
                 "epoch": round(done / per_epoch, 4),
                 "lr": lr,
                 "samples_per_second": len(batch.videos) * ranks.world / seconds,
-                "wait_share": waited / seconds,
+                "wait_share": feed.take_waited() / seconds,
                 "decode_seconds": batch.decode_seconds,
             }
             if writer:
@@ -240,6 +240,7 @@ def train(config: Config, ranks: Ranks) -> bool:
             raise halted(trainer.dataset, error) from error
         raise
     finally:
+        batches.close()  # ends the workers
         reporter.stop()
         if writer:
             writer.close()
