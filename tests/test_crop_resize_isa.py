@@ -130,12 +130,14 @@ def test_large_and_distant_boxes():
 @pytest.mark.parametrize("antialias", [False, True])
 def test_a_broken_pixel_does_not_leak_into_other_lanes(antialias):
     """Taps that fill a vector up weigh 0, which makes NaN of an infinite pixel."""
-    impulse = torch.zeros(1, 40, 90, 3)
-    impulse[0, 20, 50, 1] = 1
-    views = Views.from_boxes(torch.tensor([[0.0, 0, 90, 40], [7.3, 2.1, 83.9, 33]]), video=0)
-    reached = reference.crop_resize([impulse], views, (1, 20, 41), antialias=antialias) > 0
+    impulse = torch.zeros(90, 8, 90, 2)
+    each = torch.arange(90)
+    impulse[each, 5, each, 1] = 1
+    boxes = torch.tensor([[0.0, 0, 90, 8], [7.3, 2.1, 83.9, 7], [0, 0, 46, 8]])
+    views, size = Views.from_boxes(boxes, video=0), (90, 4, 41)
+    reached = crop_resize([impulse], views, size, antialias=antialias) > 0
     broken = impulse.masked_fill(impulse > 0, torch.inf)
-    clip = crop_resize([broken], views, (1, 20, 41), antialias=antialias)
+    clip = crop_resize([broken], views, size, antialias=antialias)
     assert reached.any()
     assert torch.equal(clip == torch.inf, reached)
     assert torch.equal(clip == 0, ~reached)

@@ -119,7 +119,8 @@ class ClipMaker {
       grow(packed_, (channels() * pixels_ + kRowPadding) * job_.source_bytes);
     }
     tile_stride_ = (columns_.filter().size + 2 * kBandRows - 1) / kBandRows * kBandRows;
-    grow(tile_, channels() * tile_plane());
+    tile_plane_ = (turned_ ? kBandRows : 1) * tile_stride_;
+    grow(tile_, channels() * tile_plane_);
     grow(turned_tile_, channels() * kBandRows * kBandRows);
   }
 
@@ -140,13 +141,13 @@ class ClipMaker {
       blend_row(frames, frame_weights, row);
       char* const out = frame + row * per_row_ * job_.output_bytes;
       if (turned_) {
-        filter_row(tile_.data() + (row - begin) * tile_stride_, tile_plane());
+        filter_row(tile_.data() + (row - begin) * tile_stride_, tile_plane_);
       } else if (is_direct()) {
         filter_row(reinterpret_cast<float*>(out), job_.stride_c);
       } else {
-        filter_row(tile_.data(), tile_plane());
+        filter_row(tile_.data(), tile_plane_);
         const int64_t width = columns_.filter().size;
-        put({tile_.data(), tile_plane(), 0, channels(), 1, width}, out, 0);
+        put({tile_.data(), tile_plane_, 0, channels(), 1, width}, out, 0);
       }
     }
     if (turned_) put_turned(frame + begin * per_row_ * job_.output_bytes, end - begin);
@@ -248,7 +249,7 @@ class ClipMaker {
     const int64_t columns = columns_.filter().size;
     for (int64_t x = 0; x < columns; x += kBandRows) {
       for (int64_t c = 0; c < channels(); ++c) {
-        job_.kernels.turn(tile_.data() + c * tile_plane() + x, tile_stride_,
+        job_.kernels.turn(tile_.data() + c * tile_plane_ + x, tile_stride_,
                           turned_tile_.data() + c * kBandRows * kBandRows);
       }
       const int64_t runs = std::min(kBandRows, columns - x);
@@ -264,7 +265,6 @@ class ClipMaker {
   }
 
   int64_t channels() const { return job_.batch.channels; }
-  int64_t tile_plane() const { return kBandRows * tile_stride_; }
   const char* address(int64_t frame, int64_t y, int64_t c) const {
     const int64_t offset = frame * video_->stride_t + y * video_->stride_y +
                            first_column_ * video_->stride_x + c * video_->stride_c;
@@ -291,7 +291,7 @@ class ClipMaker {
   AlignedVector<float> interleaved_, planes_, tile_, turned_tile_;
   std::vector<float> stack_weights_;
   AlignedVector<char> packed_;
-  int64_t plane_stride_ = 0, tile_stride_ = 0;
+  int64_t plane_stride_ = 0, tile_stride_ = 0, tile_plane_ = 0;
 };
 
 }  // namespace stor

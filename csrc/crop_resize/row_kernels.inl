@@ -41,7 +41,7 @@ void blend_few(const RowStack& stack, int64_t count, float* row) {
 // With `add`, count is a multiple of the lanes.
 template <typename Source>
 void blend(const RowStack& stack, int64_t count, bool add, float* row) {
-  constexpr int kVectors = 4;  // independent sums hide the latency of an addition
+  constexpr int kVectors = 8;  // independent sums hide the latency of an addition
   if (count < kStep) return blend_few<Source>(stack, count, row);
   int64_t column = 0;
   for (; column + kVectors * kStep <= count; column += kVectors * kStep) {
@@ -72,10 +72,11 @@ constexpr Interleave<kChannels> kInterleave;
 template <int kChannels>
 void split(const float* row, int64_t pixels, float* planes, int64_t plane_stride) {
   for (int64_t x = 0; x < pixels; x += kStep) {
+    Floats parts[kChannels];  // all before the first store, after which the row is loaded anew
     for (int c = 0; c < kChannels; ++c) {
-      store(planes + c * plane_stride + x,
-            pick<kChannels>(row + x * kChannels, kInterleave<kChannels>.split[c]));
+      parts[c] = pick<kChannels>(row + x * kChannels, kInterleave<kChannels>.split[c]);
     }
+    for (int c = 0; c < kChannels; ++c) store(planes + c * plane_stride + x, parts[c]);
   }
 }
 

@@ -118,8 +118,8 @@ STOR_INLINE Floats convert(Floats value, const float*) { return value; }
 STOR_INLINE Narrow<uint16_t> convert(Floats value, const BFloat16*) {
   const Ints bits = bits_of<Ints>(value);
   const Ints rounded = bits + 0x7fff + ((bits >> 16) & 1);  // to the nearest, ties to even
-  const Ints is_number = value == value;
-  return narrow16((((rounded & is_number) | (0x7fc00000 & ~is_number)) >> 16) & 0xffff);
+  const Ints number = value == value ? rounded : broadcast<int32_t>(0x7fc00000);
+  return narrow16(bits_of<Ints>(bits_of<Vector<uint32_t>>(number) >> 16));
 }
 
 STOR_INLINE Narrow<uint16_t> convert(Floats value, const Float16*) {
