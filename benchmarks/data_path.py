@@ -25,8 +25,9 @@ from torch.utils.data import DataLoader, Dataset
 
 import stor_ops
 from training import data as training_data
+from training.batch import Batch, Sample, collate
 from training.config import Data
-from training.data import Batch, PairDataset, Sample, collate, make_loader
+from training.data import PairDataset, make_loader
 from training.decode import open_video
 from training.sample_clips import fetch
 from training.sampler import PairSampler
@@ -151,13 +152,13 @@ def measure_stages(
 
 
 class _AtHand(Dataset[Sample]):
-    """Samples whose frames are decoded already; a worker sends a copy, as it sends a decoder's frames."""
+    """A sample whose frames are decoded already."""
 
     def __init__(self, sample: Sample) -> None:
         self.sample = sample
 
     def __getitem__(self, _: tuple[int, int]) -> Sample:
-        return replace(self.sample, frames=[frames.clone() for frames in self.sample.frames])
+        return self.sample
 
 
 def measure_loader(

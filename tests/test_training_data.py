@@ -4,14 +4,17 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from barcode import read_number, write_audio, write_barcode
 
 import stor_ops
+from training.batch import Batch, Region, collate
 from training.config import Data
-from training.data import Batch, PairDataset, collate, compact, make_loader
+from training.data import PairDataset, compact, make_loader
+from training.decode import open_video
 from training.errors import ConfigError, DataError, NoReadableVideoError
 from training.feed import Interruption, timed_batches
 from training.sampler import PairSampler
@@ -60,31 +63,38 @@ def test_nothing_to_read_is_an_error(sources: list[str]) -> None:
         list_videos(sources)
 
 
-def _pair(num_frames: int, clip: int, key: int) -> stor_ops.ViewPairs:
+class Whole(NamedTuple):
+    """What `compact` asks of an open video."""
+
+    num_frames: int
+    height: int = 50
+    width: int = 62
+
+
+def _pair(video: Whole, clip: int, key: int) -> stor_ops.ViewPairs:
     return stor_ops.sample_view_pairs(
-        torch.tensor([num_frames]),
-        torch.tensor([24]),
-        torch.tensor([32]),
-        torch.tensor([key]),
+        *(torch.tensor([number]) for number in (*video, key)),
         clip_frames=clip,
         strides=(1, 2, 3),
     )
 
 
 @pytest.mark.parametrize("num_frames", [1, 3, 8, 15, 40, 200])
-def test_compact_frames_give_the_clips_of_the_whole_video(num_frames: int) -> None:
-    video = torch.randint(0, 256, (num_frames, 24, 32, 3), dtype=torch.uint8)
+def test_what_compact_keeps_gives_the_clips_of_the_whole_video(num_frames: int) -> None:
+    whole = Whole(num_frames)
+    video = torch.randint(0, 256, (*whole, 3), dtype=torch.uint8)
     for key in range(30):
-        pair = _pair(num_frames, 8, key)
-        indices, compacted = compact(pair, num_frames, 8)
+        pair = _pair(whole, 8, key)
+        indices, region, compacted = compact(pair, whole, 8)  # type: ignore[arg-type]
         assert len(set(indices)) == len(indices), "a frame would be decoded twice"
-        part = video[indices]
+        part = region.of(video[indices])
         for whole_view, part_view in (
             (pair.first, compacted.first),
             (pair.second, compacted.second),
         ):
-            whole = stor_ops.crop_resize(video[None], whole_view, (8, 16, 16))
-            assert torch.equal(whole, stor_ops.crop_resize(part[None], part_view, (8, 16, 16)))
+            expected = stor_ops.crop_resize(video[None], whole_view, (8, 16, 16))
+            got = stor_ops.crop_resize(part[None], part_view, (8, 16, 16))
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
         for before, after in zip(
             stor_ops.overlap_rate(pair.first, pair.second, clip_frames=8),
             stor_ops.overlap_rate(compacted.first, compacted.second, clip_frames=8),
@@ -93,33 +103,62 @@ def test_compact_frames_give_the_clips_of_the_whole_video(num_frames: int) -> No
             torch.testing.assert_close(after, before)
 
 
-def test_compact_reads_no_frame_that_no_clip_shows() -> None:
+def test_compact_keeps_nothing_that_no_clip_shows() -> None:
+    whole = Whole(200)
     for key in range(30):
-        pair = _pair(200, 8, key)
-        indices, _ = compact(pair, 200, 8)
-        shown = {
-            int(view.start + t * view.stride)
-            for view in (pair.first, pair.second)
-            for t in range(8)
-        }
-        assert set(indices) == shown
+        pair = _pair(whole, 8, key)
+        indices, region, _ = compact(pair, whole, 8)  # type: ignore[arg-type]
+        views = (pair.first, pair.second)
+        assert set(indices) == {int(v.start + t * v.stride) for v in views for t in range(8)}
+        boxes = torch.cat([v.box for v in views])
+        assert region.y0 == int(boxes[:, 1].min())
+        assert region.y1 == -int(-boxes[:, 3].max() // 1)
+        columns = -int(-boxes[:, 2].max() // 1) - int(boxes[:, 0].min())
+        assert region.x1 - region.x0 - columns <= 3
 
 
-def test_dataset_reads_the_frames_that_the_views_name(folder: Path) -> None:
-    dataset = PairDataset(list_videos([str(folder)]), SMALL, seed=3)
+@pytest.mark.parametrize(
+    ("box", "region"),
+    [
+        ((3.0, 4, 11, 9), (3, 4, 11, 9)),  # whole pixels, whole words
+        ((3.2, 4.9, 10.1, 8.01), (3, 4, 11, 9)),  # pixels of which a part is shown
+        ((3.0, 4, 12, 9), (3, 4, 15, 9)),  # 9 columns become 12, to the right
+        ((55.0, 4, 61, 50), (54, 4, 62, 50)),  # and to the left at the end of the frame
+        ((0.0, 0, 62, 50), (0, 0, 62, 50)),  # no frame is too narrow
+        ((-0.5, -2, 62.5, 51), (0, 0, 62, 50)),
+    ],
+)
+def test_regions_are_whole_words_within_the_frame(
+    box: tuple[float, ...], region: tuple[int, ...]
+) -> None:
+    assert Region.around(torch.tensor([box]), 50, 62) == region
+
+
+def test_samples_hold_what_the_views_show(folder: Path) -> None:
+    videos = list_videos([str(folder)])
+    dataset = PairDataset(videos, SMALL, seed=3)
     for item in range(len(dataset)):
         sample = dataset[5, item]
         assert sample.pairs is not None
         assert sample.source is not None
-        (frames,) = sample.frames
-        first = 40 * (item // SMALL.draws)
-        for compacted, source in (
+        batch = collate([sample])
+        assert isinstance(batch, Batch)
+        (frames,) = batch.videos
+        assert frames.shape[2] % 4 == 0
+        with open_video(videos[item // SMALL.draws].path) as reader:
+            whole = reader.frames(range(reader.num_frames))
+        assert read_number(whole[7]) == 40 * (item // SMALL.draws) + 7
+        for placed, source in (
             (sample.pairs.first, sample.source.first),
             (sample.pairs.second, sample.source.second),
         ):
+            corner = (source.box - placed.box).long()[0, :2].tolist()
+            assert torch.equal(placed.box, source.box - torch.tensor(corner * 2))
+            region = Region(*corner, *(corner[i] + frames.shape[2 - i] for i in range(2)))
             for t in range(SMALL.clip_frames):
-                number = read_number(frames[int(compacted.start) + t].numpy())
-                assert number == first + int(source.start + t * source.stride)
+                at = int(source.start + t * source.stride)
+                expected = region.of(torch.from_numpy(whole[at : at + 1]))[0]
+                assert torch.equal(frames[int(placed.start) + t], expected)
 
 
 def test_draws_and_epochs_give_other_pairs_and_repeat(folder: Path) -> None:

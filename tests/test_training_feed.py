@@ -17,9 +17,9 @@ from barcode import write_barcode
 from device_fakes import FakeBatch, FakeStream, FakeStreams
 
 from training import prefetch, pretrain
+from training.batch import Batch
 from training.checkpoint import NAME as CHECKPOINT
 from training.config import Config, Data, Model, Optim, Run
-from training.data import Batch
 from training.errors import DataError
 from training.feed import Interruption, StopWaiting, timed_batches
 from training.prefetch import DeviceFeed

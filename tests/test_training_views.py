@@ -13,8 +13,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 import stor_ops
 from stor_ops import ViewPairs, Views, reference
+from training.batch import Batch, collate
 from training.config import Config, Data, Objective, differences, to_json, validate
-from training.data import Batch, PairDataset, collate
+from training.data import PairDataset
 from training.decode import open_video
 from training.errors import ConfigError
 from training.model import Predictions
@@ -121,7 +122,7 @@ def test_an_item_has_consecutive_draws(
     videos = list_videos([str(tmp_path)])
     sample = PairDataset(videos, replace(FOUR, views=views), seed=3)[5, item]
     assert sample.source is not None
-    assert len(sample.source) == len(sample.frames) == len(draws)
+    assert len(sample.source) == len(sample.excerpts) == len(draws)
     for row, draw in enumerate(draws):
         assert_equal_pairs(sample.source[row], draw_of(videos[0], 30, draw))
 

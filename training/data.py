@@ -1,101 +1,51 @@
-"""From video files to ragged batches of uint8 frames with pairs of views.
+"""From video files to samples: sampled views, and of each video what they show.
 
-Workers sample the views, decode only the frames that both clips need, once each, and send them as they
-are; cropping, resizing and normalising happen later, on the training device.
+Workers sample the views, decode only the frames that the clips need, once each, and send the region of
+them that both views lie in; cropping, resizing and normalising happen later, on the training device.
 """
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 import stor_ops
 from stor_ops import ViewPairs, Views
 
+from .batch import Excerpt, Region, Sample, collate
 from .config import Data
-from .decode import open_video
-from .errors import NoReadableVideoError
+from .decode import VideoReader, open_video
 from .sampler import PairSampler
 from .videos import VideoFile
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One video's frames and P pairs of views, or only the reasons why no video could be read."""
+class Needed(NamedTuple):
+    """What both clips of a pair need of their video."""
 
-    frames: Sequence[Tensor]  # P times uint8 (T, H, W, 3): what both clips of a pair need
-    pairs: ViewPairs | None  # of P rows, each in units of its `frames`
-    source: ViewPairs | None  # the same views, in units of the video
-    video: int  # index into the list of videos
-    broken: list[tuple[str, str]]  # name and reason of each video that was skipped on the way
-    decode_seconds: float
+    indices: list[int]  # frames, rising, without the repeats past the video's end
+    region: Region
+    pair: ViewPairs  # in units of these frames and this region
 
 
-@dataclass(frozen=True)
-class Batch:
-    """N pairs of views and their ragged frames; the pairs of one video follow each other."""
+def compact(pair: ViewPairs, reader: VideoReader, clip_frames: int) -> Needed:
+    """Find the frames and the region of them that both clips of one video need.
 
-    videos: list[Tensor]  # N times uint8 (T_i, H_i, W_i, 3)
-    pairs: ViewPairs  # of N rows, on `videos`
-    source: ViewPairs  # the same, in units of whole videos; `video` indexes the list of videos
-    broken: list[tuple[str, str]] = field(default_factory=list)
-    decode_seconds: float = 0.0
-
-    @property
-    def video(self) -> Tensor:
-        """Index into the list of videos, int64 (N,)."""
-        return self.source.first.video
-
-    def to(self, device: torch.device) -> Batch:
-        """Copy frames and views to ``device``, without waiting where the memory is pinned."""
-        return replace(
-            self,
-            videos=[video.to(device, non_blocking=True) for video in self.videos],
-            pairs=self.pairs.to(device, non_blocking=True),
-            source=self.source.to(device, non_blocking=True),
-        )
-
-    def record_stream(self, stream: torch.Stream) -> None:
-        """Once the batch is let go, keep its memory until ``stream`` has done all queued by then."""
-        for value in (*self.videos, *_tensors(self.pairs), *_tensors(self.source)):
-            value.record_stream(stream)
-
-    def pin_memory(self) -> Batch:
-        """Move what is copied to a device into page-locked memory; DataLoader calls this."""
-        return replace(
-            self,
-            videos=[video.pin_memory() for video in self.videos],
-            pairs=self.pairs.pin_memory(),
-            source=self.source.pin_memory(),
-        )
-
-
-def _tensors(struct: ViewPairs | Views) -> Iterator[Tensor]:
-    for value in vars(struct).values():
-        if isinstance(value, Tensor):
-            yield value
-        else:
-            yield from _tensors(value)
-
-
-def compact(pair: ViewPairs, num_frames: int, clip_frames: int) -> tuple[list[int], ViewPairs]:
-    """Find the frames that both clips of one video need, and the views in units of those frames.
-
-    Both views have one stride and are whole strides apart, so the frames form one regular grid.
+    Both views have one stride and are whole strides apart, so the frames form one regular grid. Boxes move
+    by whole pixels, which float32 holds exactly.
 
     Args:
         pair: one row, as `stor_ops.sample_view_pairs` gives it.
-        num_frames: frames of the video.
+        reader: tells the number of frames and their size.
         clip_frames: frames of a clip.
 
     Returns:
-        The indices to decode, without the repeats past the video's end, and the pair on them.
+        What to decode and to keep, and the pair on that.
 
     """
     starts = torch.stack([pair.first.start, pair.second.start]).double()
@@ -103,15 +53,22 @@ def compact(pair: ViewPairs, num_frames: int, clip_frames: int) -> tuple[list[in
     begin = starts.min()
     steps = clip_frames + int(((starts.max() - begin) / stride).round())
     position = begin + torch.arange(steps, dtype=torch.float64) * stride
-    indices = (position + 0.5).floor().clamp(0, num_frames - 1).long().tolist()
+    indices = (position + 0.5).floor().clamp(0, reader.num_frames - 1).long().tolist()
     while len(indices) > 1 and indices[-1] == indices[-2]:
         indices.pop()
+    region = Region.around(
+        torch.cat([pair.first.box, pair.second.box]), reader.height, reader.width
+    )
+    corner = torch.tensor([region.x0, region.y0] * 2)
 
     def shift(view: Views) -> Views:
         start = ((view.start.double() - begin) / stride).float()
-        return replace(view, start=start, stride=torch.ones_like(view.stride))
+        return replace(
+            view, start=start, stride=torch.ones_like(view.stride), box=view.box - corner
+        )
 
-    return indices, replace(pair, first=shift(pair.first), second=shift(pair.second))
+    moved = replace(pair, first=shift(pair.first), second=shift(pair.second))
+    return Needed(indices, region, moved)
 
 
 class PairDataset(Dataset[Sample]):
@@ -178,48 +135,22 @@ class PairDataset(Dataset[Sample]):
                 )
                 for number in range(count)
             ]
-            parts = [compact(pair, reader.num_frames, config.clip_frames) for pair in pairs]
+            needed = [compact(pair, reader, config.clip_frames) for pair in pairs]
             # One call for all pairs: a frame that several of them need is decoded once.
-            frames = torch.from_numpy(reader.frames([i for indices, _ in parts for i in indices]))
+            indices = sorted({index for need in needed for index in need.indices})
+            frames = torch.from_numpy(reader.frames(indices))
+        rows = {index: row for row, index in enumerate(indices)}
         return Sample(
-            frames.split([len(indices) for indices, _ in parts]),
-            ViewPairs.cat([compacted for _, compacted in parts]),
+            [
+                Excerpt(need.region.of(frames), [rows[index] for index in need.indices])
+                for need in needed
+            ],
+            ViewPairs.cat([need.pair for need in needed]),
             ViewPairs.cat(pairs),
             at,
             [],
             0.0,
         )
-
-
-def _showing(pairs: ViewPairs, video: Tensor) -> ViewPairs:
-    return replace(
-        pairs,
-        first=replace(pairs.first, video=video),
-        second=replace(pairs.second, video=video),
-    )
-
-
-def collate(samples: Sequence[Sample]) -> Batch | NoReadableVideoError:
-    """Join samples into a ragged batch, or say that one of them found no readable video at all.
-
-    The error is returned, not raised: on its way out of a worker, DataLoader would bury it in a traceback.
-    """
-    videos: list[Tensor] = []
-    pairs, sources = [], []
-    for sample in samples:
-        if sample.pairs is None or sample.source is None:
-            reasons = "\n".join(f"  {name}: {reason}" for name, reason in sample.broken)
-            return NoReadableVideoError(f"data.videos: not one video could be read:\n{reasons}")
-        videos += sample.frames
-        pairs.append(sample.pairs)
-        sources.append(_showing(sample.source, torch.full((len(sample.frames),), sample.video)))
-    return Batch(
-        videos,
-        _showing(ViewPairs.cat(pairs), torch.arange(len(videos))),
-        ViewPairs.cat(sources),
-        [entry for sample in samples for entry in sample.broken],
-        sum(sample.decode_seconds for sample in samples),
-    )
 
 
 def _init_worker(_: int) -> None:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Generator
 from types import FrameType
 
-from .data import Batch, PairDataset, make_loader
+from .batch import Batch
+from .data import PairDataset, make_loader
 from .errors import DataError, NoReadableVideoError, TrainingError
 from .sampler import PairSampler
 

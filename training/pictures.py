@@ -13,8 +13,8 @@ from torch import Tensor
 import stor_ops
 from stor_ops import OverlapRate
 
+from .batch import Batch
 from .config import Config, Data
-from .data import Batch
 from .metrics import head_scores
 from .objective import HEADS, TERMS
 
@@ -59,6 +59,8 @@ def draw_curves(records: Sequence[dict[str, Any]], classes: dict[str, int], path
 def draw_contact_sheet(batch: Batch, names: Sequence[str], config: Config, path: Path) -> None:
     """Draw pairs: both boxes on the source frames, both clips, the four labels, the measured overlap.
 
+    Of the frames there is only the region that both views lie in.
+
     Args:
         batch: on the CPU; of each video its first pair is drawn, as many as ``run.sheet_pairs``.
         names: of all videos.
@@ -88,10 +90,12 @@ def draw_contact_sheet(batch: Batch, names: Sequence[str], config: Config, path:
             video = batch.videos[row]
             frame = min(round(placed.start[row].item()), len(video) - 1)
             axes = columns[column]
-            axes.imshow(video[frame].numpy())
+            # imshow puts pixel centres at whole numbers, a box has its edges there.
+            left, top = (source.box[row, :2] - placed.box[row, :2] - 0.5).tolist()
+            height, width = video.shape[1:3]
+            axes.imshow(video[frame].numpy(), extent=(left, left + width, top + height, top))
             for name, colour in _COLOURS.items():
                 x0, y0, x1, y1 = getattr(batch.source, name).box[row].tolist()
-                # imshow puts pixel centres at whole numbers, a box has its edges there.
                 corner = (x0 - 0.5, y0 - 0.5)
                 style = "-" if name == view else "--"
                 box = Rectangle(corner, x1 - x0, y1 - y0, fill=False, color=colour, lw=2, ls=style)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from .data import Batch
+from .batch import Batch
 
 
 class Streams(Protocol):

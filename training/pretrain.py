@@ -19,9 +19,10 @@ import torch
 import stor_ops
 
 from . import checkpoint, metrics, pictures
+from .batch import Batch
 from .config import PRESETS, Config, Optim, to_json, validate
 from .console import Reporter
-from .data import Batch, PairDataset
+from .data import PairDataset
 from .errors import CheckpointError, DataError, DivergedError, NoReadableVideoError, TrainingError
 from .feed import Interruption, StopWaiting, halted, timed_batches
 from .model import ROTATIONS, PairModel
