@@ -1,4 +1,4 @@
-"""The main job as its user meets it: outputs, broken videos, interruption, resuming, many ranks."""
+"""The main job as its user meets it: outputs, settings, interruption, resuming."""
 
 import contextlib
 import json
@@ -9,70 +9,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from barcode import write_barcode
+from pretrain_runs import ROOT, STEPS, command, lines, run, state, write_videos
 
 from training.checkpoint import NAME as CHECKPOINT
 from training.model import make_backbone
 
-ROOT = Path(__file__).resolve().parents[1]
-STEPS = 24  # 2 epochs of 3 videos x 16 draws in batches of 4
-
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pretrain") / "videos"
-    folder.mkdir()
-    for number in range(3):
-        write_barcode(folder / f"{number}.mp4", frames=40, first=50 * number)
-    return folder
-
-
-def command(videos: Path, out: Path, *extra: str) -> list[str]:
-    arguments = {
-        "--data.videos": videos,
-        "--data.clip-frames": 4,
-        "--data.size": 32,
-        "--data.batch-size": 4,
-        "--data.draws": 16,
-        "--optim.epochs": 2,
-        "--optim.warmup-epochs": 0.5,
-        "--run.out": out,
-        "--run.checkpoint-every": 5,
-        "--run.sheet-pairs": 2,
-    }
-    flags = [str(part) for pair in arguments.items() for part in pair]
-    return [
-        sys.executable,
-        "-m",
-        "training.pretrain",
-        "tiny",
-        *flags,
-        "--data.strides",
-        "1",
-        "2",
-        *extra,
-    ]
-
-
-def run(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
-    return subprocess.run(
-        arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, **options
-    )
-
-
-def state(out: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = torch.load(out / CHECKPOINT, weights_only=True)
-    return loaded
-
-
-def lines(out: Path) -> list[dict[str, Any]]:
-    path = out / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return write_videos(tmp_path_factory.mktemp("pretrain") / "videos")
 
 
 @pytest.fixture(scope="module")
@@ -243,28 +192,6 @@ def test_settings_that_cannot_be_used_are_errors(
     assert "nowhere does not exist" in result.stderr
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_broken_videos_are_skipped_and_named(videos: Path, tmp_path: Path, workers: str) -> None:
-    mixed = tmp_path / "mixed"
-    mixed.mkdir()
-    (mixed / "good.mp4").write_bytes((videos / "0.mp4").read_bytes())
-    (mixed / "empty.mp4").touch()
-    (mixed / "noise.mkv").write_bytes(os.urandom(5000))
-    extra = ("--data.draws", "4", "--optim.epochs", "1", "--data.workers", workers)
-    result = run(command(mixed, tmp_path / "run", *extra))
-    assert result.returncode == 0, result.stderr
-    assert "skipped 2 of 3 video(s):" in result.stdout
-    assert result.stdout.count("mixed/empty.mp4: ") == 2, "when it is met, and in the summary"
-    assert "mixed/noise.mkv: " in result.stdout
-
-    (mixed / "good.mp4").unlink()
-    result = run(command(mixed, tmp_path / "none", *extra))
-    assert result.returncode == 2
-    assert "not one video could be read" in result.stderr
-    assert "mixed/empty.mp4: " in result.stderr
-    assert "Traceback" not in result.stderr
-
-
 def test_help_explains_the_settings() -> None:
     result = run([sys.executable, "-m", "training.pretrain", "--help"])
     assert result.returncode == 0
@@ -274,60 +201,3 @@ def test_help_explains_the_settings() -> None:
     assert result.returncode == 0
     assert "Steps between checkpoints" in result.stdout
     assert "--objective.contrastive" in result.stdout
-
-
-def torchrun(arguments: list[str], script: Path) -> list[str]:
-    """Turn the command of one process into one of two ranks that run ``script``."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    return [arguments[0], *launcher, *arguments[3:]]
-
-
-# A rank that leaves its weights behind and, if told so, cannot read a video that the other rank can.
-RANK_SCRIPT = f"""
-import os, sys, torch
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
-import training.data, training.pretrain as pretrain
-made = []
-class Spy(pretrain.PairModel):
-    def __init__(self, config):
-        super().__init__(config)
-        made.append(self)
-pretrain.PairModel = Spy
-rank = os.environ["RANK"]
-if os.environ.get("SPY_BLIND") == rank:
-    opened = training.data.open_video
-    def open_video(path, **options):
-        if path.endswith("2.mp4"):
-            raise training.decode_scan.VideoError(path, "only rank 1 cannot read it")
-        return opened(path, **options)
-    training.data.open_video = open_video
-status = pretrain.main()
-weights = dict(made[0].named_parameters())
-torch.save({{name: value.detach() for name, value in weights.items()}}, os.environ["SPY_OUT"] + rank)
-sys.exit(status)
-"""
-
-
-def test_two_ranks_stay_one_model_and_tell_everything(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A fault of the public code: the scheduler stepped on rank 0 only, so ranks drifted apart.
-    script, out = tmp_path / "spy.py", tmp_path / "run"
-    script.write_text(RANK_SCRIPT)
-    monkeypatch.setenv("SPY_OUT", str(tmp_path / "rank"))
-    monkeypatch.setenv("SPY_BLIND", "1")
-    four = ("--views", "4", "--objective.positives", "overlap", "--optim.epochs", "1")
-    result = run(torchrun(command(videos, out, *four), script))
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("step(s) in all") == 1, "only one rank talks"
-    assert "6 step(s) in all; 2 x cpu" in result.stdout
-    assert "2.mp4: only rank 1 cannot read it" in result.stdout, "and for all of them"
-    assert state(out)["broken"] == {"videos/2.mp4": "only rank 1 cannot read it"}
-    assert all(sum(record["labels_spatial"]) == 2 * 4 * 2 for record in lines(out))
-    first, second = (torch.load(tmp_path / f"rank{rank}", weights_only=True) for rank in (0, 1))
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
-
-    alone = run(command(videos, out, "--resume", *four))
-    assert alone.returncode == 2
-    assert "ranks: 2 in the checkpoint, 1 now" in alone.stderr
