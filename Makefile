@@ -8,7 +8,8 @@ RUN    ?= runs/$(notdir $(VIDEOS:/=))
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inl')
-TEST_SOURCES := $(wildcard tests/native/*.cpp tests/emulator/*.cpp tests/emulator/*.h tests/emulator/*.cuh)
+TEST_SOURCES := $(wildcard tests/native/*.cpp tests/emulator/*.cpp tests/emulator/*.h tests/emulator/*.cuh \
+    benchmarks/instructions/*.cpp benchmarks/instructions/jobs/*)
 LIBRARY := stor_ops/_cpu.so
 PRETRAIN_FLAGS ?=
 BENCH ?=

@@ -16,8 +16,18 @@ def test_kernels_keep_their_instruction_counts():
     assert instructions.violations(RECORDED, counts) == []
 
 
-def test_what_is_a_violation():
-    job = "info_nce forward baseline"
+def test_every_vectorised_kernel_is_built_into_the_jobs():
+    kernels = {
+        path
+        for path in (instructions.ROOT / "csrc").rglob("*.cpp")
+        if "for_each_isa.h" in path.read_text()
+    }
+    assert kernels
+    assert kernels <= set(instructions.SOURCES)
+
+
+@pytest.mark.parametrize("job", ["info_nce forward baseline", "crop_resize float32 baseline"])
+def test_what_is_a_violation(job):
     slower = {**RECORDED, job: round(RECORDED[job] * (1.01 + instructions.TOLERANCE))}
     assert len(instructions.violations(RECORDED, slower)) == 1
     assert job in instructions.violations(RECORDED, slower)[0]

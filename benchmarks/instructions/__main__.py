@@ -2,9 +2,9 @@
 
     python -m benchmarks.instructions [--write]     --write records today's counts in counts.json
 
-Needs a C++ compiler and valgrind, whose callgrind knows instruction sets up to AVX2: what is compiled
-for AVX-512 comes from the same source and is not counted. A count more than TOLERANCE above its record
-is an error; below it, it is time to record the better one.
+Needs a C++ compiler, torch's headers and valgrind, whose callgrind knows instruction sets up to AVX2:
+what is compiled for AVX-512 comes from the same source and is not counted. A count more than
+TOLERANCE above its record is an error; below it, it is time to record the better one.
 """
 
 from __future__ import annotations
@@ -17,20 +17,38 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 FILE = Path(__file__).with_name("counts.json")
 ROOT = Path(__file__).parents[2]
-SOURCES = (Path(__file__).with_name("jobs.cpp"), ROOT / "csrc/info_nce/softmax.cpp")
-FLAGS = ("-std=c++20", "-O3", "-g0", "-ffp-contract=off", "-Wall", "-Wextra", "-rdynamic")
+SOURCES = (
+    Path(__file__).with_name("jobs.cpp"),
+    *sorted(Path(__file__).with_name("jobs").glob("*.cpp")),
+    *(ROOT / "csrc" / kernel for kernel in ("crop_resize/row_kernels.cpp", "info_nce/softmax.cpp")),
+)
+FLAGS = (
+    *("-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off"),
+    *("-Wall", "-Wextra", "-Wno-unused-parameter", "-rdynamic"),
+)
 TOLERANCE = 0.02  # another compiler version may order a few instructions otherwise
+
+
+def torch_headers() -> Path:
+    """Folder of torch's headers, without the time that importing torch takes."""
+    torch = find_spec("torch")
+    if torch is None or torch.origin is None:
+        raise ModuleNotFoundError("torch is not installed")
+    return Path(torch.origin).parent / "include"
 
 
 def build(folder: Path) -> Path:
     """Compile the jobs as setup.py compiles the kernels; return the program."""
     program = folder / "jobs"
     compiler = os.environ.get("CXX", "c++")
-    subprocess.run([compiler, *FLAGS, *map(str, SOURCES), "-o", str(program)], check=True)
+    headers = ("-isystem", str(torch_headers()))
+    command = [compiler, *FLAGS, *headers, *map(str, SOURCES), "-o", str(program)]
+    subprocess.run(command, check=True)
     return program
 
 
@@ -87,7 +105,7 @@ def main() -> int:
     recorded: dict[str, int] = json.loads(FILE.read_text())
     for job, now in counts.items():
         before = recorded.get(job)
-        print(f"{job:40} {now:>10}" + (f" {now / before - 1:+7.1%}" if before else ""))
+        print(f"{job:50} {now:>10}" + (f" {now / before - 1:+7.1%}" if before else ""))
     broken = violations(recorded, counts)
     print("\n".join(broken), file=sys.stderr)
     return len(broken)
