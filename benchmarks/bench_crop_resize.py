@@ -82,6 +82,7 @@ def memory_copy(case: Case, job: Job) -> Mapping[str, Work]:
 
 COPY_BYTES = 2 * 2**28  # read and written
 EXACT = {"largest_levels": 0.01, "mean_levels": 0.001}
+WARPED = {"largest_levels": 0.05, "mean_levels": 0.01}  # by a homography in float32
 ROUNDED = {"largest_levels": 2.0, "mean_levels": 0.6}  # to a level once or twice, in fixed point
 ROUNDS = "rounds to uint8 after resizing"
 COPY = "memory copy"
@@ -99,7 +100,7 @@ PEERS = (
     Contender("grid_sample", peers.per_clip(peers.grid_sample), EXACT),
     Contender("cv2", peers.per_clip(peers.cv2), ROUNDED, ROUNDS, ("cv2",)),
     Contender("PIL", peers.per_clip(peers.pillow), ROUNDED, ROUNDS, ("PIL", "numpy")),
-    Contender("kornia", peers.per_clip(peers.kornia), EXACT, modules=("kornia",)),
+    Contender("kornia", peers.per_clip(peers.kornia), WARPED, modules=("kornia",)),
     Contender("DALI CPU", peers.dali, ROUNDED, ROUNDS, ("nvidia.dali",)),
 )
 CONTENDERS = (
@@ -232,7 +233,8 @@ The standard job: 8 uint8 videos of 64 x 256 x 340 x 3, two views of each, every
 bilinearly to 112 x 112, every second one flipped, normalised, float32 in (N, C, T, H, W), in a batch of
 its own. Peers start from the same videos in memory and end with the same batch; those that work clip by
 clip were tried with a clip per core and clip after clip (each on as many cores as it uses), and the
-faster way was timed.
+faster way was timed. They write into the same batch in every call, so that none of them pays for
+fresh memory; stor_ops returns a new tensor each time, in memory that it keeps for the purpose.
 Bytes are each crop read once and each clip written once, whatever a program really moves; "memory copy"
 is what torch's copy of 256 MiB moves (read and written), the ceiling to compare with.
 Checked before timing: every clip, against the weights of `stor_ops.reference` in float64. Errors

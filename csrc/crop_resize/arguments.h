@@ -103,14 +103,9 @@ inline std::optional<Tensor> unpack_color(const char* op, const std::optional<Te
   return torch::stable::contiguous(*color);
 }
 
-inline Tensor new_clips(const VideoBatch& batch, const ClipOptions& options, int64_t num_views,
-                        const Tensor& like) {
-  using torch::headeronly::MemoryFormat;
-  const std::vector<int64_t> shape{num_views, batch.channels, options.frames, options.height,
-                                   options.width};
-  return torch::stable::empty(
-      shape, options.dtype, std::nullopt, like.device(), std::nullopt,
-      options.channels_last ? MemoryFormat::ChannelsLast3d : MemoryFormat::Contiguous);
+inline std::vector<int64_t> clip_shape(const VideoBatch& batch, const ClipOptions& options,
+                                       int64_t num_views) {
+  return {num_views, batch.channels, options.frames, options.height, options.width};
 }
 
 }  // namespace stor

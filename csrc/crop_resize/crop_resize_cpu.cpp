@@ -8,11 +8,11 @@
 #include <tuple>
 #include <utility>
 
+#include "../common/host_blocks.h"
 #include "../common/isa.h"
 #include "../views/tensors.h"
 #include "arguments.h"
 #include "clip_maker_cpu.h"
-#include "huge_pages.h"
 
 namespace stor {
 namespace {
@@ -80,7 +80,7 @@ void check_row_lengths(const char* op, const ViewSet& set, const VideoBatch& bat
 }
 
 std::vector<Tensor> make_clips(const char* op, const VideoBatch& batch, const ClipOptions& options,
-                               const std::vector<ViewSet>& sets, const Tensor& like) {
+                               const std::vector<ViewSet>& sets) {
   std::vector<Tensor> clips;
   std::vector<std::optional<Tensor>> matrices;  // alive until the clips are made
   const Element source = element_of(op, "videos", batch.dtype);
@@ -107,10 +107,9 @@ std::vector<Tensor> make_clips(const char* op, const VideoBatch& batch, const Cl
       STOR_CHECK(is_finite(color[i]), op, ": color row ", i / 12, ": expected finite numbers, got ",
                  color[i]);
     }
-    clips.push_back(new_clips(batch, options, set.views.size, like));
-    char* const out = static_cast<char*>(clips.back().mutable_data_ptr());
-    prefer_huge_pages(out, clips.back().numel() * job.output_bytes);
-    job.sets.push_back({set.views, color, out});
+    clips.push_back(new_host_tensor(clip_shape(batch, options, set.views.size), options.dtype,
+                                    job.output_bytes, options.channels_last));
+    job.sets.push_back({set.views, color, static_cast<char*>(clips.back().mutable_data_ptr())});
   }
   const Tensor& head = clips[0];
   job.stride_n = head.stride(0);
@@ -139,7 +138,7 @@ Tensor crop_resize_cpu(std::vector<Tensor> videos, std::vector<Tensor> views,
   const UnpackedViews unpacked(kOp, "views", views);
   const ClipOptions options =
       make_options(kOp, batch, size, mean, std, antialias, linear_time, dtype, channels_last);
-  return make_clips(kOp, batch, options, {{"views", unpacked.table(), color}}, videos[0])[0];
+  return make_clips(kOp, batch, options, {{"views", unpacked.table(), color}})[0];
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> crop_resize_pair_cpu(
@@ -157,9 +156,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> crop_resize_pair_cpu(
              " views as in first, got ", second.size);
   const ClipOptions options =
       make_options(kOp, batch, size, mean, std, antialias, linear_time, dtype, channels_last);
-  const std::vector<Tensor> clips =
-      make_clips(kOp, batch, options,
-                 {{"first", first, color_first}, {"second", second, color_second}}, videos[0]);
+  const std::vector<Tensor> clips = make_clips(
+      kOp, batch, options, {{"first", first, color_first}, {"second", second, color_second}});
 
   const OverlapTensors overlap(videos[0], {first.size});
   const OverlapTable rates = overlap.table();

@@ -43,6 +43,15 @@ Tensor upload(const VideoBatch& batch, const Tensor& like) {
   return table;
 }
 
+Tensor new_clips(const VideoBatch& batch, const ClipOptions& options, int64_t num_views,
+                 const Tensor& like) {
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::empty(
+      clip_shape(batch, options, num_views), options.dtype, std::nullopt, like.device(),
+      std::nullopt,
+      options.channels_last ? MemoryFormat::ChannelsLast3d : MemoryFormat::Contiguous);
+}
+
 CropJob make_job(const char* op, const VideoBatch& batch, const ClipOptions& options) {
   CropJob job{};
   job.num_videos = static_cast<int64_t>(batch.videos.size());
