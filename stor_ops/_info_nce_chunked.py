@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ._info_nce_arguments import Arguments, accumulator
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
 _TILE_ELEMENTS = 2**20  # logits held at a time: 4 MiB in float32, which a CPU's cache still likes
-
-
-def accumulator(query: Tensor, key: Tensor | None) -> torch.dtype:
-    """Dtype of sums and statistics: float64 for float64, else float32."""
-    double = query.dtype == torch.float64 or (key is not None and key.dtype == torch.float64)
-    return torch.float64 if double else torch.float32
-
-
-class _Problem(NamedTuple):
-    """The arguments that forward and backward share, in the dtype of the sums."""
-
-    query: Tensor
-    key: Tensor
-    temperature: Tensor
-    query_id: Tensor | None
-    key_id: Tensor | None
-    positive_index: Tensor | None
-    positive_weight: Tensor | None
-    inside: bool
-    against_itself: bool
 
 
 class _Tile(NamedTuple):
@@ -52,28 +37,28 @@ class _Tile(NamedTuple):
             gradient.scatter_add_(1, self.column, parts)
 
 
-def _tiles(problem: _Problem) -> Iterator[_Tile]:
-    num_keys = problem.key.shape[0]
+def _tiles(problem: Arguments) -> Iterator[_Tile]:
+    num_keys = problem.keys.shape[0]
     height = max(1, _TILE_ELEMENTS // max(num_keys, 1))
-    scaled_key = problem.key.t() / problem.temperature
+    scaled_key = problem.keys.t() / problem.temperature
     for begin in range(0, problem.query.shape[0], height):
         rows = slice(begin, min(begin + height, problem.query.shape[0]))
         logits = problem.query[rows] @ scaled_key
         own = None
-        if problem.against_itself:
+        if problem.key is None:
             own = torch.arange(rows.start, rows.stop, device=logits.device)[:, None]
             logits.scatter_(1, own, -torch.inf)
         yield _Tile(rows, logits, *_positives(problem, rows, own))
 
 
-def _positives(problem: _Problem, rows: slice, own: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _positives(problem: Arguments, rows: slice, own: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Weights of the positives of some rows and, if they are listed by index, their columns."""
-    dtype, num_keys = problem.query.dtype, problem.key.shape[0]
+    dtype, num_keys = problem.query.dtype, problem.keys.shape[0]
     if problem.positive_index is None:
         assert problem.query_id is not None
-        assert problem.key_id is not None
+        assert problem.key_ids is not None
         identity = problem.query_id[rows, None]
-        weight = ((identity == problem.key_id) & (identity >= 0)).to(dtype)
+        weight = ((identity == problem.key_ids) & (identity >= 0)).to(dtype)
         return (weight if own is None else weight.scatter_(1, own, 0.0)), None
     index = problem.positive_index[rows]
     if num_keys == 0:  # there is no column that a padded index could be clamped to
@@ -88,51 +73,26 @@ def _positives(problem: _Problem, rows: slice, own: Tensor | None) -> tuple[Tens
     return weight, index.clamp(0, max(num_keys - 1, 0))
 
 
-def _prepare(
-    query: Tensor,
-    key: Tensor | None,
-    temperature: Tensor,
-    query_id: Tensor | None,
-    key_id: Tensor | None,
-    positive_index: Tensor | None,
-    positive_weight: Tensor | None,
-    inside: bool,
-) -> _Problem:
-    dtype = accumulator(query, key)
-    queries = query.to(dtype)
-    return _Problem(
-        queries,
-        queries if key is None else key.to(dtype),
-        temperature.to(device=query.device, dtype=dtype),
-        query_id,
-        query_id if key is None else key_id,
-        positive_index,
-        positive_weight,
-        inside,
-        key is None,
+def _in_dtype_of_sums(given: Arguments) -> Arguments:
+    dtype = accumulator(given.query, given.key)
+    return given._replace(
+        query=given.query.to(dtype),
+        key=None if given.key is None else given.key.to(dtype),
+        temperature=given.temperature.to(device=given.query.device, dtype=dtype),
     )
 
 
-def forward(
-    query: Tensor,
-    key: Tensor | None,
-    temperature: Tensor,
-    query_id: Tensor | None,
-    key_id: Tensor | None,
-    positive_index: Tensor | None,
-    positive_weight: Tensor | None,
-    inside: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(*arguments: Unpack[Arguments]) -> tuple[Tensor, Tensor, Tensor]:
     """Return per row the lse over keys, the (log-)sum over positives and the sum of their weights."""
-    lists = (query_id, key_id, positive_index, positive_weight)
-    with torch.autocast(query.device.type, enabled=False):
-        problem = _prepare(query, key, temperature, *lists, inside)
-        lse, positive, total = (problem.query.new_empty(query.shape[0]) for _ in range(3))
+    given = Arguments(*arguments)
+    with torch.autocast(given.query.device.type, enabled=False):
+        problem = _in_dtype_of_sums(given)
+        lse, positive, total = (problem.query.new_empty(given.query.shape[0]) for _ in range(3))
         for tile in _tiles(problem):
             rows, logits = tile.rows, tile.positive_logits()
             lse[rows] = tile.logits.logsumexp(1)
             total[rows] = tile.weight.sum(1)
-            if inside:
+            if given.inside:
                 positive[rows] = (logits + tile.weight.log()).logsumexp(1)
             else:
                 positive[rows] = (tile.weight * logits.masked_fill(tile.weight == 0, 0.0)).sum(1)
@@ -144,22 +104,15 @@ def backward(
     grad_positive: Tensor,
     lse: Tensor,
     positive: Tensor,
-    query: Tensor,
-    key: Tensor | None,
-    temperature: Tensor,
-    query_id: Tensor | None,
-    key_id: Tensor | None,
-    positive_index: Tensor | None,
-    positive_weight: Tensor | None,
-    inside: bool,
-    need_key: bool,
+    *rest: Unpack[tuple[Unpack[Arguments], bool]],  # with need_key
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, key and temperature, recomputing the logits tile by tile."""
-    lists = (query_id, key_id, positive_index, positive_weight)
-    with torch.autocast(query.device.type, enabled=False):
-        problem = _prepare(query, key, temperature, *lists, inside)
+    given, need_key = Arguments(*rest[:-1]), rest[-1]
+    with torch.autocast(given.query.device.type, enabled=False):
+        problem = _in_dtype_of_sums(given)
+        keys = problem.keys
         grad_query = torch.empty_like(problem.query, memory_format=torch.contiguous_format)
-        grad_key = grad_query.new_zeros(problem.key.shape if key is None or need_key else (0,))
+        grad_key = grad_query.new_zeros(keys.shape if given.key is None or need_key else (0,))
         grad_scale = problem.query.new_zeros(())
         for tile in _tiles(problem):
             rows = tile.rows
@@ -168,17 +121,17 @@ def backward(
             gradient = (tile.logits - lse[rows, None]).exp_().mul_(outer)
             gradient.masked_fill_(outer == 0, 0.0)
             parts = tile.weight * inner
-            if inside:
+            if given.inside:
                 parts = parts * (tile.positive_logits() - positive[rows, None]).exp()
             tile.add_positives(gradient, parts.masked_fill_((tile.weight == 0) | (inner == 0), 0.0))
-            grad_query[rows] = gradient @ problem.key
+            grad_query[rows] = gradient @ keys
             if grad_key.dim() == 2:
                 grad_key.addmm_(gradient.t(), problem.query[rows])
             grad_scale += (gradient * tile.logits.masked_fill(tile.logits == -torch.inf, 0.0)).sum()
-        if key is None:
+        if given.key is None:
             grad_query, grad_key = grad_query.add_(grad_key), grad_query.new_empty(0)
         return (
-            (grad_query / problem.temperature).to(query.dtype),
-            (grad_key / problem.temperature).to(query.dtype if key is None else key.dtype),
-            (-grad_scale / problem.temperature).to(temperature),
+            (grad_query / problem.temperature).to(given.query.dtype),
+            (grad_key / problem.temperature).to(given.keys.dtype),
+            (-grad_scale / problem.temperature).to(given.temperature),
         )

@@ -26,9 +26,11 @@ from ._info_nce_agreement import (
     rank_in,
     refusal_of,
 )
-from ._info_nce_chunked import accumulator
+from ._info_nce_arguments import Arguments, accumulator
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from torch.distributed import ProcessGroup, Work
 
 
@@ -106,17 +108,7 @@ class _Ring:
         yield here
 
 
-def info_nce(
-    query: Tensor,
-    key: Tensor | None,
-    temperature: Tensor,
-    query_id: Tensor | None,
-    key_id: Tensor | None,
-    positive_index: Tensor | None,
-    positive_weight: Tensor | None,
-    inside: bool,
-    group: ProcessGroup,
-) -> tuple[Tensor, Tensor, Tensor]:
+def info_nce(given: Arguments, group: ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:
     """Return what the op ``info_nce`` does, of this rank's queries over the keys of all ranks.
 
     All ranks of ``group`` call it together, forward and backward. The gradient of a key is summed over
@@ -127,30 +119,27 @@ def info_nce(
             on this rank alone if ``group`` is no process group that it is in.
 
     """
-    arguments = (query, key, temperature, query_id, key_id, positive_index, positive_weight)
     if torch.compiler.is_compiling():  # compiled code breaks here, once, for the whole ring
-        eager: tuple[Tensor, Tensor, Tensor] = torch.compiler.disable(info_nce)(
-            *arguments, inside, group
-        )
+        eager: tuple[Tensor, Tensor, Tensor] = torch.compiler.disable(info_nce)(given, group)
         return eager
+    query, key, keys = given.query, given.key, given.keys
     rank = rank_in(group, query.device)
     if dist.get_world_size(group) == 1:
-        alone: tuple[Tensor, Tensor, Tensor] = torch.ops.stor_ops.info_nce(*arguments, inside)
+        alone: tuple[Tensor, Tensor, Tensor] = torch.ops.stor_ops.info_nce(*given)
         return alone
 
-    refusal = refusal_of(temperature, positive_weight)
-    keys = query if key is None else key
+    refusal = refusal_of(given.temperature, given.positive_weight)
     graph = torch.is_grad_enabled()
-    lowest, highest = index_range(positive_index)
+    lowest, highest = index_range(given.positive_index)
     announced = announce(
         Announcement(
             rows=keys.shape[0],
             columns=query.shape[1],
             query_dtype=DTYPES.index(query.dtype),
             key_dtype=DTYPES.index(None if key is None else key.dtype),
-            by_id=query_id is not None,
-            inside=inside,
-            differentiable=graph and any(x.requires_grad for x in (query, keys, temperature)),
+            by_id=given.query_id is not None,
+            inside=given.inside,
+            differentiable=graph and any(x.requires_grad for x in (query, keys, given.temperature)),
             needs_key_gradient=graph and keys.requires_grad,
             lowest_index=lowest,
             highest_index=highest,
@@ -161,11 +150,11 @@ def info_nce(
     )
     if refusal is not None:
         raise refusal
-    check(announced, rank, positive_index)
+    check(announced, rank, given.positive_index)
 
     sizes = [each.rows for each in announced]
     ring = _Ring(group, rank, sizes, any(each.needs_key_gradient for each in announced))
-    statistics: tuple[Tensor, Tensor, Tensor] = _Statistics.apply(ring, inside, *arguments)
+    statistics: tuple[Tensor, Tensor, Tensor] = _Statistics.apply(ring, *given)
     return statistics
 
 
@@ -188,11 +177,12 @@ class _Statistics(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, ring: _Ring, inside: bool, *arguments: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        lse, positive, weight = _merged(ring, inside, arguments)
-        ctx.ring, ctx.inside = ring, inside
-        ctx.save_for_backward(lse, positive, *arguments)
+        ctx: Any, ring: _Ring, *arguments: Unpack[Arguments]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        lse, positive, weight = _merged(ring, Arguments(*arguments))
+        *tensors, ctx.inside = arguments
+        ctx.ring = ring
+        ctx.save_for_backward(lse, positive, *tensors)
         ctx.mark_non_differentiable(weight)
         return lse, positive, weight
 
@@ -201,74 +191,62 @@ class _Statistics(torch.autograd.Function):
         ctx: Any, grad_lse: Tensor, grad_positive: Tensor, _: Tensor
     ) -> tuple[Tensor | None, ...]:
         gradients = _Gradients.apply(
-            ctx.ring, ctx.inside, grad_lse, grad_positive, *ctx.saved_tensors
+            ctx.ring, grad_lse, grad_positive, *ctx.saved_tensors, ctx.inside
         )
-        return None, None, *gradients, None, None, None, None
+        others = (None,) * 5
+        return None, *gradients, *others
 
 
 class _Gradients(torch.autograd.Function):
     """The op ``info_nce_backward`` over all shards of keys; has no derivative of its own."""
 
     @staticmethod
-    def forward(ctx: Any, ring: _Ring, inside: bool, *arguments: Any) -> tuple[Tensor | None, ...]:
-        return _added_gradients(ring, inside, arguments[:4], arguments[4:])
+    def forward(ctx: Any, ring: _Ring, *arguments: Any) -> tuple[Tensor | None, ...]:
+        return _added_gradients(ring, arguments[:4], Arguments(*arguments[4:]))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> None:
         raise NotImplementedError(f"{OP}: gradients of gradients are not available")
 
 
-def _calls(
-    ring: _Ring,
-    query: Tensor,
-    key: Tensor | None,
-    temperature: Tensor,
-    query_id: Tensor | None,
-    key_id: Tensor | None,
-    positive_index: Tensor | None,
-    positive_weight: Tensor | None,
-) -> Iterator[tuple[Tensor | None, ...]]:
-    """Yield the op's tensors for the own shard of keys, then for each other."""
-    keys, key_ids = (query, query_id) if key is None else (key, key_id)
-    own = [rows.contiguous() for rows in (keys, key_ids) if rows is not None]
+def _calls(ring: _Ring, given: Arguments) -> Iterator[Arguments]:
+    """Yield the op's arguments for the own shard of keys, then for each other."""
+    own = [rows.contiguous() for rows in (given.keys, given.key_ids) if rows is not None]
     for step, (shard, *ids) in enumerate(ring.shards(own)):
-        if key is None and step == 0:  # only among its own keys does a query leave itself out
-            visiting, visiting_id = None, None
-        else:
-            visiting, visiting_id = shard, ids[0] if ids else None
-        index = ring.local_index(positive_index, step)
-        yield query, visiting, temperature, query_id, visiting_id, index, positive_weight
+        call = given._replace(positive_index=ring.local_index(given.positive_index, step))
+        if given.key is not None or step > 0:  # only among its own keys a query leaves itself out
+            call = call._replace(key=shard, key_id=ids[0] if ids else None)
+        yield call
 
 
-def _merged(ring: _Ring, inside: bool, arguments: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor]:
+def _merged(ring: _Ring, given: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     """Merge the statistics over the shards; shards that are -inf change nothing, NaN stays NaN."""
-    calls = _calls(ring, *arguments)
-    lse, positive, weight = torch.ops.stor_ops.info_nce(*next(calls), inside)
+    calls = _calls(ring, given)
+    lse, positive, weight = torch.ops.stor_ops.info_nce(*next(calls))
     for call in calls:
-        part = torch.ops.stor_ops.info_nce(*call, inside)
+        part = torch.ops.stor_ops.info_nce(*call)
         lse = torch.logaddexp(lse, part[0])
-        positive = torch.logaddexp(positive, part[1]) if inside else positive + part[1]
+        positive = torch.logaddexp(positive, part[1]) if given.inside else positive + part[1]
         weight = weight + part[2]
     return lse, positive, weight
 
 
 def _added_gradients(
     ring: _Ring,
-    inside: bool,
     statistics: tuple[Tensor, ...],  # with their gradients, as the op takes them
-    arguments: Sequence[Any],
+    given: Arguments,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Add the gradients over the shards, those of keys at their owner, in the dtype of the sums."""
-    query, key, temperature = arguments[:3]
+    query, key, temperature = given[:3]
     dtype = accumulator(query, key)
     grad_query = torch.zeros(query.shape, dtype=dtype, device=query.device)
     grad_temperature = torch.zeros((), dtype=dtype, device=temperature.device)
     grad_own = grad_query  # of the own shard of keys
     visiting: Tensor | None = None  # sum for the visiting shard, of the ranks where it has been
-    for step, call in enumerate(_calls(ring, *arguments)):
+    for step, call in enumerate(_calls(ring, given)):
         arriving = None if visiting is None else ring.exchange_gradient(visiting, step)
         part_query, part_key, part_temperature = torch.ops.stor_ops.info_nce_backward(
-            *statistics, *call, inside, ring.returns_gradient
+            *statistics, *call, ring.returns_gradient
         )
         grad_query += part_query
         grad_temperature += part_temperature

@@ -10,10 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _checks, _info_nce_chunked, _info_nce_ring
+from ._info_nce_arguments import Arguments, accumulator
 from ._load import LOAD_ERROR, register_fake, require
 from ._triton import info_nce as _info_nce_triton
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from torch.distributed import ProcessGroup
 
 _OP = "multi_positive_info_nce"
@@ -80,17 +83,17 @@ def multi_positive_info_nce(
         query = F.normalize(_accumulable(query), dim=-1)
         key = None if key is None else F.normalize(_accumulable(key), dim=-1)
     if not isinstance(temperature, Tensor):
-        dtype = _info_nce_chunked.accumulator(query, key)
+        dtype = accumulator(query, key)
         temperature = torch.full((), temperature, dtype=dtype, device=query.device)
 
     lists = (query_id, key_id, positive_index, positive_weight)
-    inside = form == "in"
+    arguments = Arguments(query, key, temperature, *lists, inside=form == "in")
     if group is None:
-        statistics = torch.ops.stor_ops.info_nce(query, key, temperature, *lists, inside)
+        statistics = torch.ops.stor_ops.info_nce(*arguments)
     else:
-        statistics = _info_nce_ring.info_nce(query, key, temperature, *lists, inside, group)
+        statistics = _info_nce_ring.info_nce(arguments, group)
     lse, positive, weight = statistics
-    rows, has_positive = _row_losses(lse, positive, weight, inside)
+    rows, has_positive = _row_losses(lse, positive, weight, arguments.inside)
     if reduction == "none":
         return rows
     total, count = rows.sum(), has_positive.sum()
@@ -180,7 +183,7 @@ def _check_choices(temperature: float | Tensor, form: str, reduction: str) -> No
 
 
 def _fake(query: Tensor, key: Tensor | None, *_: object) -> tuple[Tensor, Tensor, Tensor]:
-    rows, dtype = query.shape[0], _info_nce_chunked.accumulator(query, key)
+    rows, dtype = query.shape[0], accumulator(query, key)
     lse, positive, weight = (query.new_empty(rows, dtype=dtype) for _ in range(3))
     return lse, positive, weight
 
@@ -190,22 +193,15 @@ def _backward_fake(
     grad_positive: Tensor,
     lse: Tensor,
     positive: Tensor,
-    query: Tensor,
-    key: Tensor | None,
-    temperature: Tensor,
-    query_id: Tensor | None,
-    key_id: Tensor | None,
-    positive_index: Tensor | None,
-    positive_weight: Tensor | None,
-    inside: bool,
-    need_key: bool,
+    *rest: Unpack[tuple[Unpack[Arguments], bool]],  # with need_key
 ) -> tuple[Tensor, Tensor, Tensor]:
     # Dense gradients: an input may be a broadcast view, what is returned is not.
-    like = query if key is None else key
+    given, need_key = Arguments(*rest[:-1]), rest[-1]
+    shape = given.keys.shape if need_key and given.key is not None else (0,)
     return (
-        query.new_empty(query.shape),
-        like.new_empty(like.shape if need_key and key is not None else (0,)),
-        temperature.new_empty(temperature.shape),
+        given.query.new_empty(given.query.shape),
+        given.keys.new_empty(shape),
+        given.temperature.new_empty(given.temperature.shape),
     )
 
 
