@@ -84,7 +84,7 @@ class ClipMaker {
     rows_.build({view_.rows(), video_->height, height}, options.antialias, mirror_rows_);
     columns.build({view_.columns(), video_->width, width}, options.antialias, mirror_columns_);
     find_layout();
-    columns_.build(columns, job_.kernels.lanes, layout_ == Layout::planar ? 1 : channels());
+    columns_.build(columns, job_.kernels, layout_ == Layout::planar ? 1 : channels());
     first_column_ = columns.first;
     pixels_ = columns.end - columns.first;
     reserve();

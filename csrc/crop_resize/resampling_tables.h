@@ -59,7 +59,8 @@ struct AxisTable {
 class ColumnTable {
  public:
   // channels: floats from one pixel to the next in a row that is not parted into planes.
-  void build(const AxisTable& axis, int64_t lanes, int64_t channels) {
+  void build(const AxisTable& axis, const RowKernels& kernels, int64_t channels) {
+    const int64_t lanes = kernels.lanes;
     filter_.size = axis.size();
     filter_.taps = 0;
     for (const Taps& taps : axis.taps) filter_.taps = std::max(filter_.taps, taps.count);
@@ -69,7 +70,8 @@ class ColumnTable {
     for (int64_t block = 0; block < blocks; ++block) {
       const auto [lowest, highest] = reach_of(axis, block, lanes);
       bases_[block] = lowest;
-      reach = std::max(reach, highest - lowest + 1);
+      const int64_t taps = kernels.windows_hold_taps ? filter_.taps : 1;
+      reach = std::max(reach, highest - lowest + taps);
     }
     filter_.window = reach <= kMaxWindow * lanes ? (reach + lanes - 1) / lanes : 0;
     filter_.step = filter_.window == 0 ? channels : 1;

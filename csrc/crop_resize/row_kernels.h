@@ -42,7 +42,7 @@ struct ColumnFilter {
   int64_t size;            // outputs
   int64_t taps;            // of every output, filled up with weights of 0
   int64_t step;            // floats from one pixel to the next
-  int64_t window;          // vectors that hold a block's pixels at step 1; 0: more than kMaxWindow
+  int64_t window;          // vectors from base on that hold the taps; 0: more than kMaxWindow
   const int64_t* bases;    // of each block
   const int32_t* indices;  // blocks x lanes
   const float* weights;    // blocks x taps x lanes
@@ -57,6 +57,7 @@ struct Runs {
 
 struct RowKernels {
   int64_t lanes;
+  bool windows_hold_taps;  // all of a block's, not only the first
 
   // row[i] = sum of weights * elements, added to row[i] if `add` is set.
   void (*blend[kElements])(const RowStack&, int64_t count, bool add, float* row);

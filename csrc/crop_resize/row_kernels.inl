@@ -70,11 +70,12 @@ template <int kChannels>
 constexpr Interleave<kChannels> kInterleave;
 
 template <int kChannels>
-void split(const float* row, int64_t pixels, float* planes, int64_t plane_stride) {
-  for (int64_t x = 0; x < pixels; x += kStep) {
+void split(const float* row, int64_t count, float* planes, int64_t plane_stride) {
+  for (int64_t x = 0; x < count; x += kStep) {
+    const auto pixels = Window<kChannels>::at(row + x * kChannels);
     Floats parts[kChannels];  // all before the first store, after which the row is loaded anew
     for (int c = 0; c < kChannels; ++c) {
-      parts[c] = pick<kChannels>(row + x * kChannels, kInterleave<kChannels>.split[c]);
+      parts[c] = pixels.pick(load_as<Ints>(kInterleave<kChannels>.split[c]));
     }
     for (int c = 0; c < kChannels; ++c) store(planes + c * plane_stride + x, parts[c]);
   }
@@ -101,12 +102,16 @@ void filter_channels(const ColumnFilter& table, const float* row, int64_t stride
   const float* weights = table.weights;
   const int64_t last = table.size > kStep ? table.size - kStep : 0;
   for (int64_t block = 0, x = 0; x < table.size; ++block, x += kStep, index += kStep) {
-    const float* source = row + table.bases[block];
+    Window<kWindow> windows[kChannels];
+    for (int c = 0; c < kChannels; ++c) {
+      windows[c] = Window<kWindow>::at(row + table.bases[block] + c * stride);
+    }
+    const Ints lanes = load_as<Ints>(index);
     Floats pixel[kChannels] = {};
-    for (int64_t tap = 0; tap < table.taps; ++tap, weights += kStep, source += table.step) {
+    for (int64_t tap = 0; tap < table.taps; ++tap, weights += kStep) {
       const Floats weight = load(weights);
       for (int c = 0; c < kChannels; ++c) {
-        Floats value = pick<kWindow>(source + c * stride, index);
+        Floats value = windows[c].pick(lanes, tap * table.step);
         if (!kFinite) value = weight != 0.0f ? value : Floats{};
         pixel[c] = multiply_add(weight, value, pixel[c]);
       }
@@ -168,8 +173,9 @@ void put_pixels(const float* planes, int64_t plane_stride, int64_t count, Output
     }
     for (int part = 0; part < kChannels; ++part) {
       const int64_t first = x * kChannels + part * kStep;
-      put_lanes(pick<kChannels>(pixels, kInterleave<kChannels>.join[part]),
-                count * kChannels - first, out + first);
+      put_lanes(
+          Window<kChannels>::at(pixels).pick(load_as<Ints>(kInterleave<kChannels>.join[part])),
+          count * kChannels - first, out + first);
     }
   }
 }
@@ -199,6 +205,7 @@ void put(const Runs& runs, void* out, int64_t out_run_stride, int64_t stride_c, 
 
 constexpr RowKernels kRowKernels = {
     kStep,
+    kHoldsTaps,
     {&blend<uint8_t>, &blend<float>, &blend<Float16>, &blend<BFloat16>},
     {nullptr, nullptr, &split<2>, &split<3>, &split<4>},
     {{&filter<0, false>, &filter<1, false>, &filter<2, false>, &filter<3, false>,

@@ -152,35 +152,61 @@ STOR_INLINE Narrow<uint8_t> convert(Floats value, const uint8_t*) {
 
 // --- permutations --------------------------------------------------------------------------------
 
-// row[index[lane]] for each lane, within kWindow vectors from row on; kWindow 0: anywhere.
-template <int kWindow>
-STOR_INLINE Floats pick(const float* row, const int32_t* index) {
+// Whether a window's vectors hold all taps of a block: with 32 registers they stay there for all of
+// them; otherwise each tap loads its own.
+constexpr bool kHoldsTaps = STOR_VECTOR_BYTES == 64;
+
+// Memory from a place on, of which each lane picks an element, all `offset` further than `lanes`
+// says: within kVectors vectors, or, where that is 0 or permutations are too weak, anywhere.
+template <int kVectors>
+struct Window {
+  const float* row;
+  STOR_INLINE static Window at(const float* row) { return {row}; }
+  STOR_INLINE Floats pick(Ints lanes, int64_t offset = 0) const {
+    const float* const from = row + offset;
 #if defined(__x86_64__) && STOR_VECTOR_BYTES == 64
-  const __m512i lanes = load_as<__m512i>(index);
-  if constexpr (kWindow == 0) return _mm512_i32gather_ps(lanes, row, 4);
-  if constexpr (kWindow == 1) return _mm512_permutexvar_ps(lanes, load(row));
-  const Floats low = _mm512_permutex2var_ps(load(row), lanes, load(row + kStep));
-  if constexpr (kWindow <= 2) return low;
-  const __mmask16 high = _mm512_cmpgt_epi32_mask(lanes, _mm512_set1_epi32(2 * kStep - 1));
-  if constexpr (kWindow == 3) {
-    return _mm512_mask_permutexvar_ps(low, high, lanes, load(row + 2 * kStep));
-  }
-  return _mm512_mask_mov_ps(
-      low, high, _mm512_permutex2var_ps(load(row + 2 * kStep), lanes, load(row + 3 * kStep)));
+    return _mm512_i32gather_ps(bits_of<__m512i>(lanes), from, 4);
 #elif defined(__x86_64__) && STOR_VECTOR_BYTES == 32
-  const __m256i lanes = load_as<__m256i>(index);
-  if constexpr (kWindow == 0) return _mm256_i32gather_ps(row, lanes, 4);
-  Floats picked = _mm256_permutevar8x32_ps(load(row), lanes);
-  for (int part = 1; part < kWindow; ++part) {
-    const __m256i here = _mm256_cmpgt_epi32(lanes, _mm256_set1_epi32(part * kStep - 1));
-    picked = _mm256_blendv_ps(picked, _mm256_permutevar8x32_ps(load(row + part * kStep), lanes),
-                              _mm256_castsi256_ps(here));
-  }
-  return picked;
+    const __m256i index = bits_of<__m256i>(lanes);
+    if constexpr (kVectors == 0) return _mm256_i32gather_ps(from, index, 4);
+    Floats picked = _mm256_permutevar8x32_ps(load(from), index);
+    for (int part = 1; part < kVectors; ++part) {
+      const __m256i here = _mm256_cmpgt_epi32(index, _mm256_set1_epi32(part * kStep - 1));
+      const Floats upper = _mm256_permutevar8x32_ps(load(from + part * kStep), index);
+      picked = _mm256_blendv_ps(picked, upper, _mm256_castsi256_ps(here));
+    }
+    return picked;
 #else
-  return Floats{row[index[0]], row[index[1]], row[index[2]], row[index[3]]};
+    return Floats{from[lanes[0]], from[lanes[1]], from[lanes[2]], from[lanes[3]]};
 #endif
-}
+  }
+};
+
+#if defined(__x86_64__) && STOR_VECTOR_BYTES == 64
+template <int kVectors>
+  requires(kVectors > 0)
+struct Window<kVectors> {
+  Floats parts[kVectors];
+  STOR_INLINE static Window at(const float* row) {
+    Window window;
+    for (int i = 0; i < kVectors; ++i) window.parts[i] = load(row + i * kStep);
+    return window;
+  }
+  STOR_INLINE Floats pick(Ints lanes, int64_t offset = 0) const {
+    const __m512i index = bits_of<__m512i>(lanes + static_cast<int32_t>(offset));
+    if constexpr (kVectors == 1) return _mm512_permutexvar_ps(index, parts[0]);
+    const Floats low = _mm512_permutex2var_ps(parts[0], index, parts[kVectors > 1]);
+    if constexpr (kVectors <= 2) return low;
+    const __mmask16 high = _mm512_cmpgt_epi32_mask(index, _mm512_set1_epi32(2 * kStep - 1));
+    if constexpr (kVectors == 3) {
+      return _mm512_mask_permutexvar_ps(low, high, index, parts[2]);
+    } else {
+      const Floats upper = _mm512_permutex2var_ps(parts[2], index, parts[kVectors - 1]);
+      return _mm512_mask_mov_ps(low, high, upper);
+    }
+  }
+};
+#endif
 
 template <int kFirst, int... kLane>
 STOR_INLINE Floats zip(Floats a, Floats b, std::integer_sequence<int, kLane...>) {
