@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "arguments.h"
-#include "pack_row.h"
 #include "resample.h"
 #include "resampling_tables.h"
+#include "row_blender.h"
 #include "row_kernels.h"
 
 namespace stor {
@@ -50,7 +50,8 @@ struct ClipJob {
 
 class ClipMaker {
  public:
-  explicit ClipMaker(const ClipJob& job) : job_(job) {}
+  explicit ClipMaker(const ClipJob& job)
+      : job_(job), blender_(job.kernels, job.source, job.source_bytes, job.batch.channels) {}
 
   void make(int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -64,9 +65,6 @@ class ClipMaker {
   }
 
  private:
-  // How the pixels of a source row lie in memory.
-  enum class Layout { dense, planar, scattered };
-
   void prepare(int64_t index) {
     const int64_t sets = static_cast<int64_t>(job_.sets.size());
     set_ = &job_.sets[index % sets];
@@ -83,10 +81,9 @@ class ClipMaker {
     AxisTable columns;
     rows_.build({view_.rows(), video_->height, height}, options.antialias, mirror_rows_);
     columns.build({view_.columns(), video_->width, width}, options.antialias, mirror_columns_);
-    find_layout();
-    columns_.build(columns, job_.kernels, layout_ == Layout::planar ? 1 : channels());
-    first_column_ = columns.first;
-    pixels_ = columns.end - columns.first;
+    const bool is_planar = layout_of(*video_, channels()) == Layout::planar;
+    columns_.build(columns, job_.kernels, is_planar ? 1 : channels());
+    blender_.prepare(*video_, rows_, columns, columns_.filter());
     reserve();
   }
 
@@ -101,32 +98,11 @@ class ClipMaker {
     clip_ = set_->out + row * job_.stride_n * job_.output_bytes;
   }
 
-  void find_layout() {
-    if (video_->stride_x == channels() && (channels() == 1 || video_->stride_c == 1)) {
-      layout_ = Layout::dense;
-    } else {
-      layout_ = video_->stride_x == 1 ? Layout::planar : Layout::scattered;
-    }
-  }
-
   void reserve() {
-    // Lanes that have fewer taps than others read on, and so do permutations: see ColumnFilter.
-    const int64_t row = pixels_ + columns_.filter().taps;
-    plane_stride_ = (row + kRowPadding) / kMaxLanes * kMaxLanes;
-    grow(planes_, channels() * plane_stride_);
-    grow(interleaved_, channels() * row + kRowPadding);
-    if (layout_ == Layout::scattered) {
-      grow(packed_, (channels() * pixels_ + kRowPadding) * job_.source_bytes);
-    }
     tile_stride_ = (columns_.filter().size + 2 * kBandRows - 1) / kBandRows * kBandRows;
     tile_plane_ = (turned_ ? kBandRows : 1) * tile_stride_;
     grow(tile_, channels() * tile_plane_);
     grow(turned_tile_, channels() * kBandRows * kBandRows);
-  }
-
-  template <typename Scalar>
-  static void grow(AlignedVector<Scalar>& buffer, int64_t size) {
-    if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
   }
 
   void make_band(int64_t t, int64_t begin) {
@@ -137,34 +113,20 @@ class ClipMaker {
         frame_taps(view_, t, video_->frames, job_.options.linear_time, frame_weights);
     char* const frame = clip_ + t * job_.stride_t * job_.output_bytes;
     for (int64_t row = begin; row < end; ++row) {
-      prefetch(frames, row + 1);
-      blend_row(frames, frame_weights, row);
+      blender_.prefetch(frames, row + 1);
+      const float* const blended = blender_.blend(frames, frame_weights, row);
       char* const out = frame + row * per_row_ * job_.output_bytes;
       if (turned_) {
-        filter_row(tile_.data() + (row - begin) * tile_stride_, tile_plane_);
+        filter_row(blended, tile_.data() + (row - begin) * tile_stride_, tile_plane_);
       } else if (is_direct()) {
-        filter_row(reinterpret_cast<float*>(out), job_.stride_c);
+        filter_row(blended, reinterpret_cast<float*>(out), job_.stride_c);
       } else {
-        filter_row(tile_.data(), tile_plane_);
+        filter_row(blended, tile_.data(), tile_plane_);
         const int64_t width = columns_.filter().size;
         put({tile_.data(), tile_plane_, 0, channels(), 1, width}, out, 0);
       }
     }
     if (turned_) put_turned(frame + begin * per_row_ * job_.output_bytes, end - begin);
-  }
-
-  // Asks for the source rows that an output row reads: the processor's own prefetching does not see
-  // where the crop's next row begins. (Inlined, since GCC drops calls that only prefetch.)
-  __attribute__((always_inline)) void prefetch(const Taps& frames, int64_t row) {
-    if (layout_ != Layout::dense || row >= rows_.size()) return;
-    const Taps taps = rows_.taps[row];
-    const int64_t bytes = pixels_ * channels() * job_.source_bytes;
-    for (int64_t f = 0; f < frames.count; ++f) {
-      for (int64_t y = 0; y < taps.count; ++y) {
-        const char* const line = address(frames.first + f, taps.first + y, 0);
-        for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(line + byte);
-      }
-    }
   }
 
   // Whether the filter may write into the clip: as floats, in whole vectors.
@@ -173,75 +135,11 @@ class ClipMaker {
            columns_.filter().size >= job_.kernels.lanes;
   }
 
-  // The sum of the source rows that output row `row` reads, as planes or interleaved.
-  void blend_row(const Taps& frames, const float* frame_weights, int64_t row) {
-    const Taps taps = rows_.taps[row];
-    const float* weights = rows_.weights_of(row);
-    if (frames.count > 1) {
-      stack_weights_.resize(frames.count * taps.count);
-      for (int64_t i = 0; i < frames.count * taps.count; ++i) {
-        stack_weights_[i] = frame_weights[i / taps.count] * weights[i % taps.count];
-      }
-      weights = stack_weights_.data();
-    }
-    const char* const data = address(frames.first, taps.first, 0);
-    const RowStack stack{data,   frames.count, taps.count, video_->stride_t, video_->stride_y,
-                         weights};
-    const auto blend = job_.kernels.blend[static_cast<int>(job_.source)];
-    switch (layout_) {
-      case Layout::dense:
-        blend(stack, pixels_ * channels(), false, dense_row());
-        break;
-      case Layout::planar:
-        for (int64_t c = 0; c < channels(); ++c) {
-          RowStack plane = stack;
-          plane.data = address(frames.first, taps.first, c);
-          blend(plane, pixels_, false, planes_.data() + c * plane_stride_);
-        }
-        return;
-      case Layout::scattered:
-        blend_scattered(stack, blend);
-        break;
-    }
-    if (is_parted()) {
-      job_.kernels.split[channels()](interleaved_.data(), pixels_, planes_.data(), plane_stride_);
-    }
-  }
-
-  // Whether interleaved rows are parted into planes: not where pixels are gathered one by one.
-  bool is_parted() const { return channels() > 1 && columns_.filter().window > 0; }
-  float* dense_row() { return channels() == 1 ? planes_.data() : interleaved_.data(); }
-
-  // One source row at a time is copied into a dense one.
-  template <typename Blend>
-  void blend_scattered(const RowStack& stack, Blend blend) {
-    const int64_t lanes = job_.kernels.lanes;
-    const int64_t count = (pixels_ * channels() + lanes - 1) / lanes * lanes;
-    for (int64_t i = 0; i < stack.frames * stack.rows; ++i) {
-      const int64_t offset = i / stack.rows * stack.stride_t + i % stack.rows * stack.stride_y;
-      pack(static_cast<const char*>(stack.data) + offset * job_.source_bytes);
-      blend({packed_.data(), 1, 1, 0, 0, stack.weights + i}, count, i > 0, dense_row());
-    }
-  }
-
-  void pack(const char* from) {
-    switch (job_.source_bytes) {
-      case 1:
-        return pack_row<uint8_t>(from, *video_, pixels_, channels(), packed_.data());
-      case 2:
-        return pack_row<uint16_t>(from, *video_, pixels_, channels(), packed_.data());
-      default:
-        return pack_row<uint32_t>(from, *video_, pixels_, channels(), packed_.data());
-    }
-  }
-
-  // Filters the blended row along x into planes that lie `stride` apart.
-  void filter_row(float* to, int64_t stride) {
+  // Filters a blended row along x into planes that lie `stride` apart.
+  void filter_row(const float* row, float* to, int64_t stride) {
     const ColumnFilter& columns = columns_.filter();
     const auto filter = job_.kernels.filter[job_.source == Element::uint8][columns.window];
-    const bool interleaved = layout_ != Layout::planar && channels() > 1 && !is_parted();
-    filter(columns, interleaved ? interleaved_.data() : planes_.data(),
-           interleaved ? 1 : plane_stride_, channels(), transform_, to, stride);
+    filter(columns, row, blender_.stride(), channels(), transform_, to, stride);
   }
 
   // The band's rows become columns of the clip, `rows` pixels of each output row at `out`.
@@ -265,11 +163,6 @@ class ClipMaker {
   }
 
   int64_t channels() const { return job_.batch.channels; }
-  const char* address(int64_t frame, int64_t y, int64_t c) const {
-    const int64_t offset = frame * video_->stride_t + y * video_->stride_y +
-                           first_column_ * video_->stride_x + c * video_->stride_c;
-    return static_cast<const char*>(video_->data) + offset * job_.source_bytes;
-  }
 
   const ClipJob& job_;
 
@@ -281,17 +174,14 @@ class ClipMaker {
   PixelTransform transform_{Normalisation{}, nullptr};
   AxisTable rows_;
   ColumnTable columns_;
-  Layout layout_ = Layout::dense;
+  RowBlender blender_;
   bool turned_ = false, mirror_rows_ = false, mirror_columns_ = false;
   int64_t per_row_ = 0, per_column_ = 0;
   char* clip_ = nullptr;
-  int64_t first_column_ = 0, pixels_ = 0;
 
-  // Scratch. Padding is read, but with weights of 0: it starts as zeros and stays finite.
-  AlignedVector<float> interleaved_, planes_, tile_, turned_tile_;
-  std::vector<float> stack_weights_;
-  AlignedVector<char> packed_;
-  int64_t plane_stride_ = 0, tile_stride_ = 0, tile_plane_ = 0;
+  // Scratch.
+  AlignedVector<float> tile_, turned_tile_;
+  int64_t tile_stride_ = 0, tile_plane_ = 0;
 };
 
 }  // namespace stor

@@ -23,12 +23,11 @@ struct BFloat16 {
 enum class Element { uint8, float32, float16, bfloat16 };
 constexpr int kElements = 4;
 
-// The rows of a source that blend into one: `frames` times `rows` of them, in elements from data.
+// The rows of a source that blend into one.
 struct RowStack {
-  const void* data;
-  int64_t frames, rows;
-  int64_t stride_t, stride_y;
-  const float* weights;  // frames x rows
+  const void* const* rows;
+  const float* weights;
+  int64_t count;
 };
 
 constexpr int64_t kMaxLanes = 16;  // floats of the widest vector
@@ -59,8 +58,8 @@ struct RowKernels {
   int64_t lanes;
   bool windows_hold_taps;  // all of a block's, not only the first
 
-  // row[i] = sum of weights * elements, added to row[i] if `add` is set.
-  void (*blend[kElements])(const RowStack&, int64_t count, bool add, float* row);
+  // row[i] = sum of weights * elements.
+  void (*blend[kElements])(const RowStack&, int64_t count, float* row);
   // Interleaved pixels into planes.
   void (*split[kMaxChannels + 1])(const float* row, int64_t pixels, float* planes,
                                   int64_t plane_stride);

@@ -9,17 +9,13 @@ namespace {
 // --- rows into one row ---------------------------------------------------------------------------
 
 template <int kVectors, typename Source>
-STOR_INLINE void blend_vectors(const RowStack& stack, int64_t column, bool add, float* row) {
-  Floats sum[kVectors];
-  for (int v = 0; v < kVectors; ++v) sum[v] = add ? load(row + column + v * kStep) : Floats{};
-  const float* weight = stack.weights;
-  for (int64_t frame = 0; frame < stack.frames; ++frame) {
-    const Source* source = static_cast<const Source*>(stack.data) + frame * stack.stride_t + column;
-    for (int64_t y = 0; y < stack.rows; ++y, ++weight, source += stack.stride_y) {
-      const Floats factor = broadcast(*weight);
-      for (int v = 0; v < kVectors; ++v) {
-        sum[v] = multiply_add(factor, as_floats(source + v * kStep), sum[v]);
-      }
+STOR_INLINE void blend_vectors(const RowStack& stack, int64_t column, float* row) {
+  Floats sum[kVectors] = {};
+  for (int64_t i = 0; i < stack.count; ++i) {
+    const Source* const source = static_cast<const Source*>(stack.rows[i]) + column;
+    const Floats weight = broadcast(stack.weights[i]);
+    for (int v = 0; v < kVectors; ++v) {
+      sum[v] = multiply_add(weight, as_floats(source + v * kStep), sum[v]);
     }
   }
   for (int v = 0; v < kVectors; ++v) store(row + column + v * kStep, sum[v]);
@@ -29,28 +25,24 @@ STOR_INLINE void blend_vectors(const RowStack& stack, int64_t column, bool add, 
 template <typename Source>
 void blend_few(const RowStack& stack, int64_t count, float* row) {
   Floats sum{};
-  for (int64_t i = 0; i < stack.frames * stack.rows; ++i) {
-    const int64_t offset = i / stack.rows * stack.stride_t + i % stack.rows * stack.stride_y;
+  for (int64_t i = 0; i < stack.count; ++i) {
     Source few[kStep] = {};
-    std::memcpy(few, static_cast<const Source*>(stack.data) + offset, count * sizeof(Source));
+    std::memcpy(few, stack.rows[i], count * sizeof(Source));
     sum = multiply_add(broadcast(stack.weights[i]), as_floats(few), sum);
   }
   store(row, sum);
 }
 
-// With `add`, count is a multiple of the lanes.
 template <typename Source>
-void blend(const RowStack& stack, int64_t count, bool add, float* row) {
+void blend(const RowStack& stack, int64_t count, float* row) {
   constexpr int kVectors = 8;  // independent sums hide the latency of an addition
   if (count < kStep) return blend_few<Source>(stack, count, row);
   int64_t column = 0;
   for (; column + kVectors * kStep <= count; column += kVectors * kStep) {
-    blend_vectors<kVectors, Source>(stack, column, add, row);
+    blend_vectors<kVectors, Source>(stack, column, row);
   }
-  for (; column + kStep <= count; column += kStep) {
-    blend_vectors<1, Source>(stack, column, add, row);
-  }
-  if (column < count) blend_vectors<1, Source>(stack, count - kStep, add, row);
+  for (; column + kStep <= count; column += kStep) blend_vectors<1, Source>(stack, column, row);
+  if (column < count) blend_vectors<1, Source>(stack, count - kStep, row);
 }
 
 // --- along the row -------------------------------------------------------------------------------
