@@ -6,5 +6,7 @@ against `stor_ops.reference` first (`oracle.py`); `report.py` and `plots.py` wri
 `compare.py` holds two results side by side. To add a contender, add a `Contender` to its suite and its
 name to the cases.
 
-`gpu_check.py` is for a machine with a GPU, `kernels/` counts what needs none.
+`data_path.py` times the way from video files to clips, `instructions/` counts what the CPU kernels
+execute, which repeats where times do not, `kernels/` what the GPU kernels would; `gpu_check.py` is for a
+machine with a GPU.
 """

@@ -1,12 +1,13 @@
 """What others offer for the job, each as its users would write it at its best.
 
 A peer is a function of one clip. Libraries that use one core a call are run on a pool of threads, a clip
-each; those that use several are also run clip after clip. Both ways are tried, the faster one is timed. The
-batch is the same memory in every call, so that no peer pays for fresh pages of it.
+each; those that use several are also run clip after clip. Both ways are tried, the faster one is timed.
+Each writes its batch into the same memory in every call, so that no peer pays for fresh pages of it.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -39,9 +40,12 @@ def per_clip(make: MakeResize) -> Callable[[Case, Job], Mapping[str, Work]]:
             place.copy_(frames.transpose(0, 1))  # converts, too
             place.mul_(scale).add_(shift)
 
-        out = torch.empty(len(clips), 3, *job.size)
+        @functools.cache
+        def batch(way: str) -> Tensor:
+            return _new_batch(job, len(clips))
 
         def in_sequence() -> Outputs:
+            out = batch("sequence")
             for clip, place in zip(clips, out, strict=True):
                 one(clip, place)
             return (out,)
@@ -51,12 +55,18 @@ def per_clip(make: MakeResize) -> Callable[[Case, Job], Mapping[str, Work]]:
         )
 
         def in_parallel() -> Outputs:
+            out = batch("parallel")
             list(pool.map(one, clips, out))
             return (out,)
 
         return {"a clip per core": in_parallel, "clip after clip": in_sequence}
 
     return build
+
+
+def _new_batch(job: Job, clips: int) -> Tensor:
+    # numpy asks the system for large pages, as stor_ops does.
+    return torch.from_numpy(load("numpy").empty((clips, 3, *job.size), dtype="float32"))
 
 
 def interpolate_uint8(job: Job) -> Resize:
@@ -210,11 +220,11 @@ def dali(case: Case, job: Job) -> Mapping[str, Work]:
         )
         pipeline.set_outputs(normal)
     pipeline.build()
-    batch = torch.empty(len(clips), 3, *job.size)
+    batch = functools.cache(lambda: _new_batch(job, len(clips)))
 
     def work() -> Outputs:
         (out,) = pipeline.run()
         # The next run overwrites DALI's buffer: users get a copy from its own iterators, too.
-        return (batch.copy_(torch_dlpack.from_dlpack(out.as_tensor())),)
+        return (batch().copy_(torch_dlpack.from_dlpack(out.as_tensor())),)
 
     return {"": work}

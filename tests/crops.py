@@ -12,7 +12,10 @@ SOURCES = (torch.uint8, torch.float32, torch.float16, torch.bfloat16)
 
 @pytest.fixture(autouse=True, scope="module")
 def poisoned_outputs() -> Iterator[None]:
-    """Fresh memory, also of the C++ outputs, holds NaN (255 as uint8): an unwritten element shows."""
+    """Fresh memory, also of the C++ outputs, holds NaN (255 as uint8): an unwritten element shows.
+
+    Not of clips of 4 MiB and more, whose memory stor_ops keeps itself: see test_crop_resize_memory.py.
+    """
     torch.use_deterministic_algorithms(True)
     assert torch.empty(3).isnan().all()
     yield

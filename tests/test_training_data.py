@@ -94,7 +94,7 @@ def test_what_compact_keeps_gives_the_clips_of_the_whole_video(num_frames: int) 
         ):
             expected = stor_ops.crop_resize(video[None], whole_view, (8, 16, 16))
             got = stor_ops.crop_resize(part[None], part_view, (8, 16, 16))
-            torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+            assert torch.equal(got, expected)
         for before, after in zip(
             stor_ops.overlap_rate(pair.first, pair.second, clip_frames=8),
             stor_ops.overlap_rate(compacted.first, compacted.second, clip_frames=8),
@@ -225,6 +225,62 @@ def test_workers_do_not_change_the_batches(folder: Path) -> None:
         assert all(torch.equal(a, b) for a, b in zip(alone.videos, helped.videos, strict=True))
         assert torch.equal(alone.pairs.first.box, helped.pairs.first.box)
         assert alone.pairs.first.video.tolist() == [0, 1, 2]
+
+
+@pytest.fixture
+def batch(folder: Path) -> Batch:
+    dataset = PairDataset(list_videos([str(folder)]), replace(SMALL, views=4), seed=1)
+    batch = collate([dataset[0, item] for item in range(3)])
+    assert isinstance(batch, Batch)
+    return batch
+
+
+def test_the_videos_of_a_batch_lie_in_one_piece(batch: Batch) -> None:
+    assert len(batch.videos) == 6
+    base = batch.frames.data_ptr()
+    ends = [0]
+    for video in batch.videos:
+        begin = video.data_ptr() - base
+        assert begin % 64 == 0
+        assert ends[-1] <= begin < ends[-1] + 64
+        ends.append(begin + video.numel())
+    assert ends[-1] <= batch.frames.numel() < ends[-1] + 64
+
+
+def test_workers_collate_into_shared_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, batch: Batch
+) -> None:
+    dataset = PairDataset(list_videos([str(folder)]), replace(SMALL, views=4), seed=1)
+    samples = [dataset[0, item] for item in range(3)]
+    assert not batch.frames.is_shared()
+    monkeypatch.setattr("training.batch.get_worker_info", object)
+    shared = collate(samples)
+    assert isinstance(shared, Batch)
+    assert shared.frames.is_shared()
+    assert all(torch.equal(a, b) for a, b in zip(shared.videos, batch.videos, strict=True))
+
+
+def test_all_of_a_batch_is_pinned_and_kept_for_its_stream(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, _: kept.append(self.data_ptr()))
+    pinned = batch.pin_memory()
+    addresses = [
+        {tensor.data_ptr() for tensor in (one.frames, *_tensors(one.pairs), *_tensors(one.source))}
+        for one in (batch, pinned)
+    ]
+    assert not addresses[0] & addresses[1], "all is copied"
+    assert all(torch.equal(a, b) for a, b in zip(batch.videos, pinned.videos, strict=True))
+    pinned.record_stream(torch.Stream(device="cpu"))
+    assert set(kept) == addresses[1]
+
+
+def _tensors(struct: object) -> list[torch.Tensor]:
+    if isinstance(struct, torch.Tensor):
+        return [struct]
+    return [tensor for value in vars(struct).values() for tensor in _tensors(value)]
 
 
 def test_sampler_shows_every_item_once_an_epoch_and_ranks_share_them() -> None:

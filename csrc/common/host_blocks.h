@@ -5,21 +5,26 @@
 // last few large blocks that tensors have given up are kept, as torch does on a GPU. Like numpy's
 // arrays they ask for large pages; where the system has none, nothing changes.
 //
-// There are no locks, so that a process forked at any moment has a cache that works.
+// A process keeps kSlots blocks of at most kLargest bytes; STOR_OPS_KEEP_MEMORY=0 gives them back
+// and leaves all to torch. There are no locks, so that a process forked at any moment has a cache
+// that works.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
 
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
 #include <new>
+#include <string_view>
 #include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
-#if TORCH_FEATURE_VERSION < TORCH_VERSION_2_11_0
+#if !defined(TORCH_VERSION_2_11_0) || TORCH_FEATURE_VERSION < TORCH_VERSION_2_11_0
 // In torch from 2.11 on; null in an older one, where blocks are not kept.
 extern "C" __attribute__((weak, visibility("default"))) AOTITorchError torch_from_blob(
     void* data, int64_t ndim, const int64_t* sizes, const int64_t* strides, int64_t storage_offset,
@@ -51,36 +56,43 @@ class HostBlocks {
   struct Block {
     void* data;
     size_t capacity;
+
+    explicit Block(size_t bytes)
+        : data(::operator new(bytes, std::align_val_t{kAlignment}, std::nothrow)), capacity(bytes) {
+      if (data) prefer_large_pages(data, capacity);
+    }
+    ~Block() { ::operator delete(data, std::align_val_t{kAlignment}); }
+    Block(const Block&) = delete;
   };
 
   // A kept block, of which a quarter at most is wasted, or a new one; null if there is no memory.
-  static Block* take(size_t bytes) {
+  static std::unique_ptr<Block> take(size_t bytes) {
     for (std::atomic<Block*>& slot : kept_) {
-      Block* const block = slot.exchange(nullptr);
+      std::unique_ptr<Block> block(slot.exchange(nullptr));
       if (!block) continue;
-      if (block->capacity >= bytes && block->capacity - bytes <= block->capacity / 4) return block;
+      const size_t capacity = block->capacity;
+      if (capacity >= bytes && capacity - bytes <= capacity / 4) return block;
       Block* empty = nullptr;
-      if (!slot.compare_exchange_strong(empty, block)) destroy(block);
+      if (slot.compare_exchange_strong(empty, block.get())) (void)block.release();
     }
     const size_t capacity = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    void* const data = ::operator new(capacity, std::align_val_t{kAlignment}, std::nothrow);
-    if (!data) return nullptr;
-    prefer_large_pages(data, capacity);
-    return new Block{data, capacity};
+    auto block = std::make_unique<Block>(capacity);
+    if (!block->data) {
+      clear();
+      block = std::make_unique<Block>(capacity);
+    }
+    return block->data ? std::move(block) : nullptr;
   }
 
   // The block that was kept longest makes room for it.
-  static void give_back(Block* block) {
-    if (Block* const oldest = kept_[next_++ % kSlots].exchange(block)) destroy(oldest);
+  static void give_back(Block* block) { delete kept_[next_++ % kSlots].exchange(block); }
+
+  static void clear() {
+    for (std::atomic<Block*>& slot : kept_) delete slot.exchange(nullptr);
   }
 
  private:
   static constexpr size_t kAlignment = size_t{2} << 20;  // of a large page
-
-  static void destroy(Block* block) {
-    ::operator delete(block->data, std::align_val_t{kAlignment});
-    delete block;
-  }
 
   // Without destructors, since tensors may outlive them.
   static inline constinit std::atomic<Block*> kept_[kSlots] = {};
@@ -95,8 +107,11 @@ inline torch::stable::Tensor new_host_tensor(const std::vector<int64_t>& shape,
   const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
   double size = static_cast<double>(element_bytes);
   for (const int64_t extent : shape) size *= static_cast<double>(extent);
-  HostBlocks::Block* block = nullptr;
-  if (torch_from_blob && size >= HostBlocks::kSmallest && size <= HostBlocks::kLargest) {
+  const char* const keep = std::getenv("STOR_OPS_KEEP_MEMORY");  // read at every call
+  std::unique_ptr<HostBlocks::Block> block;
+  if (keep && std::string_view(keep) == "0") {
+    HostBlocks::clear();
+  } else if (torch_from_blob && size >= HostBlocks::kSmallest && size <= HostBlocks::kLargest) {
     block = HostBlocks::take(static_cast<size_t>(size));
   }
   if (!block) {
@@ -110,14 +125,15 @@ inline torch::stable::Tensor new_host_tensor(const std::vector<int64_t>& shape,
   const int64_t planar[] = {c * t * h * w, t * h * w, h * w, w, 1};
   const int64_t interleaved[] = {c * t * h * w, 1, h * w * c, w * c, c};
   AtenTensorHandle tensor;
-  const AOTITorchError error = torch_from_blob(
-      block->data, 5, shape.data(), channels_last ? interleaved : planar, 0,
+  void* const data = block->data;
+  // From here on torch owns the block. Should it fail, it may or may not have given it back: a leak
+  // does less harm than a block with two owners.
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_from_blob(
+      data, 5, shape.data(), channels_last ? interleaved : planar, 0,
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
       aoti_torch_device_type_cpu(), -1, &tensor, aoti_torch_layout_strided(), nullptr, 0,
       [](void*, void* given) { HostBlocks::give_back(static_cast<HostBlocks::Block*>(given)); },
-      block);
-  if (error) HostBlocks::give_back(block);
-  STABLE_TORCH_ERROR_CODE_CHECK(error);
+      block.release()));
   return torch::stable::Tensor(tensor);
 }
 

@@ -117,11 +117,12 @@ class ClipMaker {
       const float* const blended = blender_.blend(frames, frame_weights, row);
       char* const out = frame + row * per_row_ * job_.output_bytes;
       if (turned_) {
-        filter_row(blended, tile_.data() + (row - begin) * tile_stride_, tile_plane_);
+        filter_row(blended, Element::float32, tile_.data() + (row - begin) * tile_stride_,
+                   tile_plane_);
       } else if (is_direct()) {
-        filter_row(blended, reinterpret_cast<float*>(out), job_.stride_c);
+        filter_row(blended, job_.output, out, job_.stride_c);
       } else {
-        filter_row(blended, tile_.data(), tile_plane_);
+        filter_row(blended, Element::float32, tile_.data(), tile_plane_);
         const int64_t width = columns_.filter().size;
         put({tile_.data(), tile_plane_, 0, channels(), 1, width}, out, 0);
       }
@@ -129,17 +130,18 @@ class ClipMaker {
     if (turned_) put_turned(frame + begin * per_row_ * job_.output_bytes, end - begin);
   }
 
-  // Whether the filter may write into the clip: as floats, in whole vectors.
+  // Whether the filter may write into the clip: in whole vectors.
   bool is_direct() const {
-    return job_.output == Element::float32 && job_.stride_x == 1 &&
-           columns_.filter().size >= job_.kernels.lanes;
+    return job_.stride_x == 1 && columns_.filter().size >= job_.kernels.lanes;
   }
 
-  // Filters a blended row along x into planes that lie `stride` apart.
-  void filter_row(const float* row, float* to, int64_t stride) {
+  // Filters a blended row along x into planes of elements that lie `stride` apart.
+  void filter_row(const float* row, Element element, void* to, int64_t stride) {
     const ColumnFilter& columns = columns_.filter();
-    const auto filter = job_.kernels.filter[job_.source == Element::uint8][columns.window];
-    filter(columns, row, blender_.stride(), channels(), transform_, to, stride);
+    const bool is_finite = job_.source == Element::uint8;
+    const Filters& filters = job_.kernels.filter[static_cast<int>(element)][is_finite];
+    filters.by_window[columns.window](columns, row, blender_.stride(), channels(), transform_, to,
+                                      stride);
   }
 
   // The band's rows become columns of the clip, `rows` pixels of each output row at `out`.

@@ -73,7 +73,7 @@ class ColumnTable {
       const int64_t taps = kernels.windows_hold_taps ? filter_.taps : 1;
       reach = std::max(reach, highest - lowest + taps);
     }
-    filter_.window = reach <= kMaxWindow * lanes ? (reach + lanes - 1) / lanes : 0;
+    filter_.window = reach <= kernels.max_window * lanes ? (reach + lanes - 1) / lanes : 0;
     filter_.step = filter_.window == 0 ? channels : 1;
     fill(axis, lanes);
   }

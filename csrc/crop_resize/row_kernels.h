@@ -31,7 +31,7 @@ struct RowStack {
 };
 
 constexpr int64_t kMaxLanes = 16;  // floats of the widest vector
-constexpr int64_t kMaxWindow = 4;  // vectors from which a permutation picks
+constexpr int64_t kMaxWindow = 8;  // vectors from which permutations pick, at most
 constexpr int64_t kRowPadding = (kMaxWindow + 1) * kMaxLanes;
 constexpr int64_t kBandRows = 16;  // rows that are turned at a time
 
@@ -41,7 +41,7 @@ struct ColumnFilter {
   int64_t size;            // outputs
   int64_t taps;            // of every output, filled up with weights of 0
   int64_t step;            // floats from one pixel to the next
-  int64_t window;          // vectors from base on that hold the taps; 0: more than kMaxWindow
+  int64_t window;          // vectors from base on that hold the taps; 0: too many
   const int64_t* bases;    // of each block
   const int32_t* indices;  // blocks x lanes
   const float* weights;    // blocks x taps x lanes
@@ -54,8 +54,17 @@ struct Runs {
   int64_t channels, runs, count;
 };
 
+// The columns of all channels, `stride` apart, transformed, cast and stored, in whole vectors, to
+// rows `out_stride` elements apart. Indexed by the filter's window.
+struct Filters {
+  void (*by_window[kMaxWindow + 1])(const ColumnFilter&, const float* row, int64_t stride,
+                                    int64_t channels, const PixelTransform&, void* out,
+                                    int64_t out_stride);
+};
+
 struct RowKernels {
   int64_t lanes;
+  int64_t max_window;      // vectors from which picking is faster than gathering
   bool windows_hold_taps;  // all of a block's, not only the first
 
   // row[i] = sum of weights * elements.
@@ -63,11 +72,9 @@ struct RowKernels {
   // Interleaved pixels into planes.
   void (*split[kMaxChannels + 1])(const float* row, int64_t pixels, float* planes,
                                   int64_t plane_stride);
-  // The columns of all channels, `stride` apart, transformed. In a `finite` row a tap of weight 0
-  // may be any float but NaN and infinity; in another it does not count.
-  void (*filter[2][kMaxWindow + 1])(const ColumnFilter&, const float* row, int64_t stride,
-                                    int64_t channels, const PixelTransform&, float* out,
-                                    int64_t out_stride);
+  // Indexed by the clip's elements and by whether the row is finite: in a finite row a tap of
+  // weight 0 may be any float but NaN and infinity; in another it does not count.
+  Filters filter[kElements][2];
   // to[x][y] = from[y][x], kBandRows by kBandRows.
   void (*turn)(const float* from, int64_t from_stride, float* to);
   // Casts and stores; pixel i of a run goes to out + i, channels stride_c apart, or, interleaved,

@@ -87,9 +87,9 @@ STOR_INLINE Floats transformed(const PixelTransform& transform, const Floats* pi
   return value;
 }
 
-template <int kWindow, bool kFinite, int kChannels>
+template <typename Output, int kWindow, bool kFinite, int kChannels>
 void filter_channels(const ColumnFilter& table, const float* row, int64_t stride,
-                     const PixelTransform& transform, float* out, int64_t out_stride) {
+                     const PixelTransform& transform, Output* out, int64_t out_stride) {
   const int32_t* index = table.indices;
   const float* weights = table.weights;
   const int64_t last = table.size > kStep ? table.size - kStep : 0;
@@ -108,27 +108,30 @@ void filter_channels(const ColumnFilter& table, const float* row, int64_t stride
         pixel[c] = multiply_add(weight, value, pixel[c]);
       }
     }
-    float* const to = out + (x < last ? x : last);
+    Output* const to = out + (x < last ? x : last);
     for (int c = 0; c < kChannels; ++c) {
-      store(to + c * out_stride, transformed<kChannels>(transform, pixel, c));
+      const auto elements = convert(transformed<kChannels>(transform, pixel, c), to);
+      std::memcpy(to + c * out_stride, &elements, sizeof(elements));
     }
   }
 }
 
-template <int kWindow, bool kFinite>
+template <typename Output, int kWindow, bool kFinite>
 void filter(const ColumnFilter& table, const float* row, int64_t stride, int64_t channels,
-            const PixelTransform& transform, float* out, int64_t out_stride) {
-  switch (channels) {
-    case 1:
-      return filter_channels<kWindow, kFinite, 1>(table, row, stride, transform, out, out_stride);
-    case 2:
-      return filter_channels<kWindow, kFinite, 2>(table, row, stride, transform, out, out_stride);
-    case 3:
-      return filter_channels<kWindow, kFinite, 3>(table, row, stride, transform, out, out_stride);
-    default:
-      return filter_channels<kWindow, kFinite, 4>(table, row, stride, transform, out, out_stride);
-  }
+            const PixelTransform& transform, void* out, int64_t out_stride) {
+  constexpr decltype(&filter_channels<Output, kWindow, kFinite, 1>) kByChannels[] = {
+      &filter_channels<Output, kWindow, kFinite, 1>, &filter_channels<Output, kWindow, kFinite, 2>,
+      &filter_channels<Output, kWindow, kFinite, 3>, &filter_channels<Output, kWindow, kFinite, 4>};
+  kByChannels[channels - 1](table, row, stride, transform, static_cast<Output*>(out), out_stride);
 }
+
+constexpr int usable(int window) { return window <= kPicked ? window : 0; }
+template <typename Output, bool kFinite>
+constexpr Filters kFilters = {
+    {&filter<Output, 0, kFinite>, &filter<Output, 1, kFinite>, &filter<Output, 2, kFinite>,
+     &filter<Output, 3, kFinite>, &filter<Output, 4, kFinite>, &filter<Output, usable(5), kFinite>,
+     &filter<Output, usable(6), kFinite>, &filter<Output, usable(7), kFinite>,
+     &filter<Output, usable(8), kFinite>}};
 
 // --- into the clip -------------------------------------------------------------------------------
 
@@ -197,12 +200,14 @@ void put(const Runs& runs, void* out, int64_t out_run_stride, int64_t stride_c, 
 
 constexpr RowKernels kRowKernels = {
     kStep,
+    kPicked,
     kHoldsTaps,
     {&blend<uint8_t>, &blend<float>, &blend<Float16>, &blend<BFloat16>},
     {nullptr, nullptr, &split<2>, &split<3>, &split<4>},
-    {{&filter<0, false>, &filter<1, false>, &filter<2, false>, &filter<3, false>,
-      &filter<4, false>},
-     {&filter<0, true>, &filter<1, true>, &filter<2, true>, &filter<3, true>, &filter<4, true>}},
+    {{kFilters<uint8_t, false>, kFilters<uint8_t, true>},
+     {kFilters<float, false>, kFilters<float, true>},
+     {kFilters<Float16, false>, kFilters<Float16, true>},
+     {kFilters<BFloat16, false>, kFilters<BFloat16, true>}},
     &turn,
     {&put<uint8_t>, &put<float>, &put<Float16>, &put<BFloat16>},
 };

@@ -155,6 +155,7 @@ STOR_INLINE Narrow<uint8_t> convert(Floats value, const uint8_t*) {
 // Whether a window's vectors hold all taps of a block: with 32 registers they stay there for all of
 // them; otherwise each tap loads its own.
 constexpr bool kHoldsTaps = STOR_VECTOR_BYTES == 64;
+constexpr int kPicked = STOR_VECTOR_BYTES == 64 ? 8 : 4;  // vectors, before gathering is faster
 
 // Memory from a place on, of which each lane picks an element, all `offset` further than `lanes`
 // says: within kVectors vectors, or, where that is 0 or permutations are too weak, anywhere.
@@ -195,15 +196,17 @@ struct Window<kVectors> {
   STOR_INLINE Floats pick(Ints lanes, int64_t offset = 0) const {
     const __m512i index = bits_of<__m512i>(lanes + static_cast<int32_t>(offset));
     if constexpr (kVectors == 1) return _mm512_permutexvar_ps(index, parts[0]);
-    const Floats low = _mm512_permutex2var_ps(parts[0], index, parts[kVectors > 1]);
-    if constexpr (kVectors <= 2) return low;
-    const __mmask16 high = _mm512_cmpgt_epi32_mask(index, _mm512_set1_epi32(2 * kStep - 1));
-    if constexpr (kVectors == 3) {
-      return _mm512_mask_permutexvar_ps(low, high, index, parts[2]);
-    } else {
-      const Floats upper = _mm512_permutex2var_ps(parts[2], index, parts[kVectors - 1]);
-      return _mm512_mask_mov_ps(low, high, upper);
+    Floats picked = _mm512_permutex2var_ps(parts[0], index, parts[kVectors > 1]);
+    for (int part = 2; part < kVectors; part += 2) {
+      const __mmask16 here = _mm512_cmpgt_epi32_mask(index, _mm512_set1_epi32(part * kStep - 1));
+      if (part + 1 < kVectors) {
+        const Floats upper = _mm512_permutex2var_ps(parts[part], index, parts[part + 1]);
+        picked = _mm512_mask_mov_ps(picked, here, upper);
+      } else {
+        picked = _mm512_mask_permutexvar_ps(picked, here, index, parts[part]);
+      }
     }
+    return picked;
   }
 };
 #endif
