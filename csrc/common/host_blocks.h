@@ -6,11 +6,9 @@
 // arrays they ask for large pages; where the system has none, nothing changes.
 //
 // A process keeps kSlots blocks of at most kLargest bytes; STOR_OPS_KEEP_MEMORY=0 gives them back
-// and leaves all to torch. There are no locks, so that a process forked at any moment has a cache
-// that works.
+// and leaves all to torch, as does a torch before 2.11. There are no locks, so that a process
+// forked at any moment has a cache that works.
 #pragma once
-
-#include <torch/csrc/stable/ops.h>
 
 #include <atomic>
 #include <cstdint>
@@ -24,14 +22,7 @@
 #include <sys/mman.h>
 #endif
 
-#if !defined(TORCH_VERSION_2_11_0) || TORCH_FEATURE_VERSION < TORCH_VERSION_2_11_0
-// In torch from 2.11 on; null in an older one, where blocks are not kept.
-extern "C" __attribute__((weak, visibility("default"))) AOTITorchError torch_from_blob(
-    void* data, int64_t ndim, const int64_t* sizes, const int64_t* strides, int64_t storage_offset,
-    int32_t dtype, int32_t device_type, int32_t device_index, AtenTensorHandle* tensor,
-    int32_t layout, const uint8_t* opaque_metadata, int64_t opaque_metadata_size,
-    void (*deleter)(void* data, void* block), void* block);
-#endif
+#include "torch_shim.h"
 
 namespace stor {
 

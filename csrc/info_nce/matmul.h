@@ -5,12 +5,13 @@
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
-#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <array>
 #include <type_traits>
+
+#include "../common/torch_shim.h"
 
 namespace stor {
 
