@@ -120,6 +120,10 @@ def plot(records: Sequence[Record], path: Path) -> None:
             axes.set(xticks=places, xlabel=over, ylabel=f"{rate}/s, median and quartiles")
     middle.set(title="Loader, V = 2", yscale="log")
     right.set(title=f"Loader, {most} worker(s)", yscale="log")
+    for axes in (middle, right):
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="y", which="minor", labelsize=8)
     for axes in (left, middle, right):
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
