@@ -13,7 +13,7 @@ pytest.importorskip("av", reason="reading videos needs PyAV")
 from barcode import read_numbers
 from decode_cases import COUNT, Make
 
-from training import decode, decode_scan
+from training import decode_readers, decode_scan
 from training.decode import open_video
 
 
@@ -21,7 +21,7 @@ from training.decode import open_video
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The frames that PyAV gave out, whether stored or not; a None for each opening of the file."""
     seen: list[Any] = []
-    original, opened = decode._PyAVReader._decode, decode.open_container
+    original, opened = decode_readers.PyAVReader._decode, decode_readers.open_container
 
     def watched(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
         for frame in original(self, *args, **kwargs):
@@ -32,8 +32,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         seen.append(None)
         return opened(*args)
 
-    monkeypatch.setattr(decode._PyAVReader, "_decode", watched)
-    for module in (decode, decode_scan):
+    monkeypatch.setattr(decode_readers.PyAVReader, "_decode", watched)
+    for module in (decode_readers, decode_scan):
         monkeypatch.setattr(module, "open_container", counted)
     return seen
 
@@ -60,10 +60,10 @@ def test_frames_that_no_other_needs_are_skipped(
     with open_video(make(name), "pyav") as reader:
         decoded.clear()
         some = [reader.frames(query) for query in queries]
-        few, original = len(decoded), decode._PyAVReader._decode
+        few, original = len(decoded), decode_readers.PyAVReader._decode
         assert None not in decoded, "opened anew"
         monkeypatch.setattr(
-            decode._PyAVReader, "_decode", lambda self, key, **_: original(self, key)
+            decode_readers.PyAVReader, "_decode", lambda self, key, **_: original(self, key)
         )
         decoded.clear()
         for query, pictures in zip(queries, some, strict=True):
@@ -73,13 +73,13 @@ def test_frames_that_no_other_needs_are_skipped(
 
 def test_distinct_frames_are_converted_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     stored: list[int] = []
-    original = decode._PyAVReader._store
+    original = decode_readers.PyAVReader._store
 
     def store(self: Any, frame: Any, out: Any, row: int) -> None:
         stored.append(row)
         original(self, frame, out, row)
 
-    monkeypatch.setattr(decode._PyAVReader, "_store", store)
+    monkeypatch.setattr(decode_readers.PyAVReader, "_store", store)
     for name in ("b.mp4", "hmdb.avi"):
         stored.clear()
         with open_video(make(name), "pyav") as reader:

@@ -20,7 +20,8 @@ from stor_ops import ViewPairs, Views
 
 from .batch import Excerpt, Region, Sample, collate
 from .config import Data
-from .decode import VideoReader, open_video
+from .decode import open_video
+from .decode_readers import VideoReader
 from .sampler import PairSampler
 from .videos import VideoFile
 
