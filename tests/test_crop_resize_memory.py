@@ -25,7 +25,8 @@ MIB = 2**20
 
 
 @pytest.fixture(autouse=True)
-def _nothing_large_is_kept() -> None:
+def _nothing_large_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STOR_OPS_KEEP_MEMORY", raising=False)
     held = [clips_of(4.5) for _ in range(4)]
     del held
     gc.collect()
@@ -44,7 +45,7 @@ def is_of(clips: torch.Tensor, level: int) -> bool:
 
 def resident_mib() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / MIB
+    return pages * resource.getpagesize() / MIB
 
 
 def in_blocks(clips: torch.Tensor) -> bool:
@@ -152,18 +153,6 @@ def test_after_a_fork_each_process_has_its_own():
     child.join(timeout=60)
     assert child.exitcode == 0
     assert is_of(mine, 40) and is_of(held, 9)
-
-
-def test_clips_may_live_as_long_as_the_interpreter():
-    context = multiprocessing.get_context("spawn")
-    child = context.Process(target=_hold_to_the_end)
-    child.start()
-    child.join(timeout=120)
-    assert child.exitcode == 0
-
-
-def _hold_to_the_end() -> None:
-    torch._held_to_the_end = clips_of(8), clips_of(12)
 
 
 def test_compiled_code_takes_them():

@@ -29,8 +29,8 @@ class Region(NamedTuple):
     def around(boxes: Tensor, height: int, width: int) -> Region:
         """Return the smallest region of a frame that holds all boxes (N, 4), inside the frame.
 
-        It is some columns wider where that makes the rows of 8-bit RGB whole 32-bit words, which a GPU
-        reads at half the cost of others.
+        It is some columns wider where that makes the rows of 8-bit RGB whole 32-bit words: the CUDA kernel
+        loads others in two parts.
         """
         x0, y0 = boxes[:, :2].amin(dim=0).floor().long().tolist()
         x1, y1 = boxes[:, 2:].amax(dim=0).ceil().long().tolist()

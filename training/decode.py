@@ -1,9 +1,9 @@
 """Frame-exact reading of videos: frame i is the i-th picture that FFmpeg decodes from the file.
 
-Two decoders stand behind one interface. PyAV is right on all files and was the faster one wherever
-both were measured (benchmarks/results/*/data_path.md); decord is what video training commonly uses, but
-on many files it returns frames other than asked for, without an error. "auto" uses it only where its
-frames are right:
+Two decoders stand behind one interface. PyAV was right on all files that were tried, and with two
+views of a video the faster one (benchmarks/results/*/data_path.md); decord is what video training
+commonly uses, but on many files it returns frames other than asked for, without an error. "auto" uses it
+only where its frames are right:
   - h264, hevc, vp8, vp9 or av1 in mp4, mov, mkv, webm or flv;
   - no frame is cut or moved by an edit list;
   - every key frame starts afresh: no open GOP, no intra refresh, no start in mid-group;

@@ -16,6 +16,7 @@
 #include <memory>
 #include <new>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #if defined(__linux__)
@@ -40,7 +41,7 @@ inline void prefer_large_pages(void* data, size_t bytes) {
 
 class HostBlocks {
  public:
-  static constexpr size_t kSmallest = size_t{4} << 20;  // malloc itself keeps smaller ones
+  static constexpr size_t kSmallest = size_t{4} << 20;  // smaller ones are left to malloc
   static constexpr size_t kLargest = size_t{256} << 20;
   static constexpr int kSlots = 4;  // both views that are in use, and both before
 
@@ -85,7 +86,8 @@ class HostBlocks {
  private:
   static constexpr size_t kAlignment = size_t{2} << 20;  // of a large page
 
-  // Without destructors, since tensors may outlive them.
+  // Without destructors, since tensors may outlive the library's other statics.
+  static_assert(std::is_trivially_destructible_v<std::atomic<Block*>>);
   static inline constinit std::atomic<Block*> kept_[kSlots] = {};
   static inline constinit std::atomic<unsigned> next_{0};
 };
